@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `pycr`: one module a verb; here, what they share and the one way out.
+
+Errors become one line and an exit status in main(), nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+from pycr import __version__
+from pycr.errors import PycrError, UsageError
+
+# verb -> (module, one line for --help)
+VERBS = {
+    "create": ("checkpoint", "checkpoint a step, or all steps of a job; they go on running"),
+    "vacate": ("checkpoint", "checkpoint a step, or all steps of a job, then end them"),
+    "restart": ("restart", "start a step that goes on from a checkpoint"),
+    "ls": ("ls", "list checkpoints"),
+    "show": ("show", "tell everything about one checkpoint"),
+    "rm": ("rm", "remove checkpoints"),
+    "doctor": ("doctor", "tell what this node lacks for pycr to work"),
+}
+
+
+def step_id(text: str) -> tuple[int, int | None]:
+    """Parse JOB or JOB.STEP. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?", text)
+    if match is None:
+        raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
+    return int(match.group(1)), int(match.group(2)) if match.group(2) else None
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line up to the verb; each verb has its own."""
+    made = argparse.ArgumentParser(
+        prog="pycr",
+        description="Checkpoint and restart Slurm job steps.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
+        + "\n\n'pycr VERB --help' tells its options; pycr(1) tells all.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"pycr {__version__}")
+    made.add_argument("--debug", action="store_true", help="show where an error comes from")
+    made.add_argument("verb", metavar="VERB", choices=VERBS)
+    made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return made
+
+
+def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
+    """Return a parser for one verb's options."""
+    description = VERBS[verb][1]
+    return argparse.ArgumentParser(
+        prog=f"pycr {verb}",
+        description=description[0].upper() + description[1:] + ".",
+        allow_abbrev=False,
+        **more,
+    )
+
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    # Interrupted or terminated, a checkpoint is given up in order, as for an error.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    arguments = parser().parse_args()
+    try:
+        module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")
+        return int(module.run(arguments.verb, arguments.rest))
+    except PycrError as error:
+        if arguments.debug:
+            raise
+        print(f"pycr: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("pycr: interrupted: given up, the tasks run on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which checkpoint a word on the command line means, and where they are looked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from pycr import config, image, step
+from pycr.errors import ImageError, SlurmError
+
+
+def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
+    """Return the image directories to look in: the option's alone, or the variable's, the site's
+    and the current one."""
+    if option is not None:
+        return [Path(option)]
+    found = []
+    if os.environ.get("SLURM_CHECKPOINT_DIR"):
+        found.append(Path(os.environ["SLURM_CHECKPOINT_DIR"]))
+    settings = config.Site()
+    with suppress(SlurmError):       # images can be looked at where Slurm does not answer
+        settings = step.site()
+    found.append(step.default_dir(settings, job_id))
+    found.append(Path.cwd())
+    return list(dict.fromkeys(found))
+
+
+def target(word: str, option: str | None) -> Path:
+    """Return the path that a word means: a directory, or JOB.STEP in an image directory.
+
+    Raises ImageError.
+    """
+    path = Path(word)
+    if "/" in word or (path.is_dir() and option is None):
+        return path.absolute()
+    if not re.fullmatch(r"[0-9]+\.[0-9]+", word):
+        raise ImageError(f"{word}: no such directory, and not JOB.STEP")
+    places = image_dirs(option, int(word.split(".")[0]))
+    for place in places:
+        if (place / word).is_dir():
+            return (place / word).absolute()
+    looked = ", ".join(str(place) for place in places)
+    raise ImageError(f"{word}: no checkpoint of it in {looked}: name its directory or --image-dir")

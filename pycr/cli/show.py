@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pycr show`: everything about one checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict
+
+from pycr import image
+from pycr.cli import size, verb_parser
+from pycr.cli.find import target
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb with its arguments; return the exit status."""
+    parser = verb_parser(verb)
+    parser.add_argument("checkpoint", metavar="DIR|JOB.STEP")
+    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB.STEP in DIR")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
+    manifest = image.load(generation)
+    if arguments.json:
+        print(json.dumps({"path": str(generation), **asdict(manifest)}, indent=1))
+        return 0
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
+    after = "went on running" if manifest.kept_running else "was ended"
+    wanted = ", ".join(f"{name} {value}" for name, value in manifest.geometry.items() if value)
+    lines = [
+        ("Checkpoint", str(generation)),
+        ("Step", f"{image.step_name(manifest.job_id, manifest.step_id)} of {manifest.user}"),
+        ("Command", shlex.join(manifest.command)),
+        ("Directory", manifest.cwd),
+        ("Made", f"{when}; the step {after}"),
+        ("Size", f"{size(manifest.size)}, frozen {manifest.frozen:.3f} s"),
+        ("Geometry", wanted),
+    ]
+    for node, host in manifest.hosts.items():
+        facts = ", ".join(f"{name} {value}" for name, value in host.items())
+        lines.append((f"Node {node}", facts))
+    for task in manifest.tasks:
+        lines.append(
+            (
+                f"Task {task.task_id}",
+                f"{task.node}, {len(task.pids)} processes, {size(task.size)},"
+                f" frozen {task.frozen:.3f} s, {shlex.join(task.args)}",
+            )
+        )
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
+    return 0

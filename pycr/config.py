@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The site's settings, from the plugin's own line in plugstack.conf.
+
+spank_cr/config.pxi reads the same keys in C; the plugin checks them, this reads them for the
+command on a login node. One file of settings, none of pycr's own.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+PLUGIN = "spank_cr.so"
+KEYS = {
+    "python",
+    "srun_cr",
+    "criu",
+    "checkpoint_dir",
+    "ptrace",
+    "parallel",
+    "ghost_limit",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """The settings in force. plugin is None where plugstack.conf does not load it."""
+
+    plugin: str | None = None
+    plugstack: str = ""
+    required: bool = False
+    checkpoint_dir: str = "%h/checkpoint"
+    criu: str = ""
+    unknown: tuple[str, ...] = ()
+
+    def default_dir(self, user: str, home: str, job_id: int) -> Path:
+        """Return the default image directory of a user's job (%u, %h, %j and %% filled in)."""
+        values = {"%u": user, "%h": home, "%j": str(job_id), "%%": "%"}
+        text = self.checkpoint_dir
+        out = ""
+        while text:
+            out += values.get(text[:2], text[:1])
+            text = text[2:] if text[:2] in values else text[1:]
+        return Path(out)
+
+
+def read(plugstack: str) -> Site:
+    """Return the settings from a plugstack.conf, its includes followed as Slurm does.
+
+    A file that is not there or not readable has nothing in it: Slurm takes it so.
+    """
+    for words in _lines(plugstack, 0):
+        if len(words) < 2 or words[0] not in ("required", "optional"):
+            continue
+        if os.path.basename(words[1]) != PLUGIN:
+            continue
+        settings = dict(word.split("=", 1) for word in words[2:] if "=" in word)
+        unknown = tuple(word for word in words[2:] if word.split("=", 1)[0] not in KEYS)
+        return Site(
+            plugin=words[1],
+            plugstack=plugstack,
+            required=words[0] == "required",
+            checkpoint_dir=settings.get("checkpoint_dir", Site.checkpoint_dir),
+            criu=settings.get("criu", ""),
+            unknown=unknown,
+        )
+    return Site(plugstack=plugstack)
+
+
+def _lines(path: str, depth: int) -> list[list[str]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found: list[list[str]] = []
+    for line in text.splitlines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        if len(words) == 2 and words[0] == "include":
+            if depth < 8:
+                pattern = os.path.join(os.path.dirname(path), words[1])
+                for name in sorted(glob.glob(pattern)):
+                    found.extend(_lines(name, depth + 1))
+        elif words:
+            found.append(words)
+    return found

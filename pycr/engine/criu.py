@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Dump and restore one process tree with CRIU, as an unprivileged user.
+
+    this process                     criu swrk FD
+       | -- request DUMP ------------> |
+       | <- notify network-lock ------ |   the tree is frozen
+       | <- notify post-dump --------- |   everything is written; the tree is still frozen
+       |      ... held, as long as the caller likes ...
+       | -- reply true / false ------> |   true: run on, or be killed, as asked; false: run on
+       | <- response ----------------- |
+
+A criu that dies, or whose caller dies, while it holds a tree lets the tree run on: it holds it by
+ptrace alone, and the kernel ends that with its holder. (CRIU's --leave-stopped would leave SIGSTOP
+behind instead.) CRIU's log goes to memory; it is only ever read after a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pycr.engine import rpc
+from pycr.errors import NotSupported, PycrError, RestoreFailed, TaskError
+
+PLACES = ("/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu", "/usr/local/bin/criu")
+LOG_LEVEL = 4
+MIB = 1 << 20
+
+
+def find(configured: str = "") -> str:
+    """Return the criu to run: the configured one, or that of the system.
+
+    Raises NotSupported where there is none.
+    """
+    for path in (configured,) if configured else PLACES:
+        if os.access(path, os.X_OK):
+            return path
+    where = configured or " or ".join(PLACES[:2])
+    raise NotSupported(f"no CRIU: {where} is not there: install criu 4.1 or later")
+
+
+def telling_line(log: str) -> str:
+    """Return the line of CRIU's log that says best what went wrong: its first error."""
+    for line in log.splitlines():
+        match = re.search(r"Error \([^)]*\): (.*)", line)
+        if match:
+            return match.group(1).strip().rstrip(".")
+    return log.strip().splitlines()[-1].strip() if log.strip() else "CRIU said nothing"
+
+
+class Worker:
+    """One `criu swrk` process and the socket to it."""
+
+    def __init__(self, path: str, cache: str | None = None, keep: tuple[int, ...] = ()) -> None:
+        """Start it.
+
+        cache: a private directory where CRIU may keep what it learned of the kernel (12 ms
+        otherwise, each time). keep: descriptors it needs beside the socket.
+        """
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+        if cache:
+            env["XDG_RUNTIME_DIR"] = cache
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._log = os.memfd_create("criu.log")
+        try:
+            # No configuration file: the user's own (~/.criu) could name a script to run.
+            self.process = subprocess.Popen(
+                [path, "--no-default-config", "swrk", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env=env,
+                pass_fds=(theirs.fileno(), *keep),
+            )
+        except OSError as error:
+            self.socket.close()
+            os.close(self._log)
+            raise NotSupported(f"couldn't run {path}: {error.strerror}") from error
+        finally:
+            theirs.close()
+
+    def send(self, message: bytes) -> None:
+        self.socket.sendall(message)
+
+    def receive(self) -> rpc.Response | None:
+        """Return the next message, or None where criu has ended."""
+        try:
+            message = self.socket.recv(rpc.MAX_MESSAGE)
+        except OSError:
+            return None
+        return rpc.response(message) if message else None
+
+    def log(self) -> str:
+        size = os.lseek(self._log, 0, os.SEEK_END)
+        return os.pread(self._log, min(size, 64 * MIB), 0).decode("utf-8", "replace")
+
+    def close(self) -> int:
+        """Let criu end, and return its status."""
+        self.socket.close()
+        status = self.process.wait()
+        os.close(self._log)
+        return status
+
+
+def version(path: str) -> tuple[int, ...]:
+    """Return CRIU's version, for example (4, 1, 1).
+
+    Raises NotSupported where it does not answer.
+    """
+    worker = Worker(path)
+    try:
+        worker.send(rpc.request(rpc.VERSION, {}))
+        answer = worker.receive()
+    finally:
+        worker.close()
+    if answer is None or not answer.version:
+        raise NotSupported(f"{path} does not answer: install criu 4.1 or later")
+    return answer.version
+
+
+class Failure(PycrError):
+    """CRIU failed; `log` is all it wrote."""
+
+    def __init__(self, reason: str, log: str) -> None:
+        super().__init__(reason)
+        self.log = log
+
+
+class DumpFailure(Failure, TaskError):
+    """The tree could not be dumped; it runs on."""
+
+
+class RestoreFailure(Failure, RestoreFailed):
+    """The tree could not be restored; nothing of it runs."""
+
+
+@dataclass(frozen=True)
+class DumpTimes:
+    """How long a dump took: frozen is from the freeze to the release, seconds from its start."""
+
+    frozen: float
+    seconds: float
+
+
+def dump(
+    path: str,
+    pid: int,
+    dir_fd: int,
+    hold: Callable[[float], bool],
+    *,
+    leave_running: bool,
+    ghost_limit: int,
+    timeout: int,
+    cache: str | None = None,
+) -> DumpTimes:
+    """Dump the tree of `pid` into the directory open as `dir_fd`.
+
+    hold: called when all is written and the tree still frozen, with the seconds it has been so;
+        what it returns lets the tree go as asked (True) or run on and the dump fail (False).
+    leave_running: whether the tree goes on after a successful dump, or is killed.
+    ghost_limit: the largest deleted file, in bytes, that is put into the image.
+    timeout: seconds CRIU may take to freeze the tree.
+
+    Raises DumpFailure, NotSupported.
+    """
+    began = frozen = time.monotonic()
+    held = refused = False
+    worker = Worker(path, cache)
+    answer = None
+    try:
+        options: dict[str, int | bool | list[tuple[str, int]]] = {
+            "images_dir_fd": dir_fd,
+            "pid": pid,
+            "leave_running": leave_running,
+            "shell_job": True,
+            "file_locks": True,
+            "log_level": LOG_LEVEL,
+            "notify_scripts": True,
+            "manage_cgroups_mode": rpc.MANAGE_CGROUPS_IGNORE,
+            "ghost_limit": min(ghost_limit, 0xFFFFFFFF),
+            "timeout": timeout,
+            "unprivileged": True,
+            "log_to_stderr": True,
+        }
+        worker.send(rpc.request(rpc.DUMP, options))
+        while True:
+            answer = worker.receive()
+            if answer is None or answer.kind != rpc.NOTIFY:
+                break
+            success = True
+            if answer.script == "network-lock":
+                frozen = time.monotonic()
+            elif answer.script == "post-dump":
+                held = True
+                success = hold(time.monotonic() - frozen)
+                refused = not success
+            worker.send(rpc.notify_reply(success))
+        ended = time.monotonic()
+        log = worker.log() if answer is None or not answer.success else ""
+    finally:
+        status = worker.close()
+    if refused:
+        raise DumpFailure("given up before it was committed", "")
+    if answer is None or not answer.success or not held:
+        if status < 0:
+            raise DumpFailure(f"criu was killed by signal {-status}", log)
+        raise DumpFailure(telling_line(log), log)
+    return DumpTimes(frozen=ended - frozen, seconds=ended - began)
+
+
+def restore(
+    path: str,
+    dir_fd: int,
+    inherit: list[tuple[str, int]],
+    check: Callable[[int], None],
+) -> int:
+    """Restore a tree from the directory open as `dir_fd`; return its root's pid.
+
+    The root becomes a child of this process's reaper (here: PID 1 of a pod) when criu ends.
+    inherit: (key, descriptor) of the files to replace (criu's --inherit-fd).
+    check: called with the root's pid when all is restored but nothing runs yet; when it raises,
+        nothing will.
+
+    Raises RestoreFailure, NotSupported, and what check raises.
+    """
+    worker = Worker(path, keep=tuple(sorted({fd for _, fd in inherit})))
+    answer = None
+    trouble: PycrError | None = None
+    try:
+        options: dict[str, int | bool | list[tuple[str, int]]] = {
+            "images_dir_fd": dir_fd,
+            "shell_job": True,
+            "file_locks": True,
+            "log_level": LOG_LEVEL,
+            "notify_scripts": True,
+            "inherit_fd": inherit,
+            "manage_cgroups_mode": rpc.MANAGE_CGROUPS_IGNORE,
+            "unprivileged": True,
+            "log_to_stderr": True,
+        }
+        worker.send(rpc.request(rpc.RESTORE, options))
+        while True:
+            answer = worker.receive()
+            if answer is None or answer.kind != rpc.NOTIFY:
+                break
+            if answer.script == "post-restore":
+                try:
+                    check(answer.pid)
+                except PycrError as error:
+                    trouble = error
+            worker.send(rpc.notify_reply(trouble is None))
+        log = worker.log() if answer is None or not answer.success else ""
+    finally:
+        status = worker.close()
+    if trouble is not None:
+        raise trouble
+    if answer is None or not answer.success:
+        if status < 0:
+            raise RestoreFailure(f"criu was killed by signal {-status}", log)
+        raise RestoreFailure(telling_line(log), log)
+    return answer.pid

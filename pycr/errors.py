@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can go wrong, as one tree of exceptions, each with its exit status.
+
+    PycrError                  1
+     |- UsageError             2
+     |- NoSuchJob              3   ESLURM_INVALID_JOB_ID
+     |- AccessDenied           4   ESLURM_ACCESS_DENIED
+     |- AlreadyDone            5   ESLURM_ALREADY_DONE
+     |- JobPending             6   ESLURM_JOB_PENDING
+     |- NotSupported           7   ESLURM_NOT_SUPPORTED
+     |- DirectoryError         8
+     |- TaskError              9
+     |- ImageError            10
+     |- GeometryError         11   ESLURM_BAD_TASK_COUNT
+     |- TimedOut              12
+     |- Busy                  13   EALREADY
+     |- SlurmError            14
+     `- RestoreFailed        125
+
+The message of each is one line: what failed, where (node, task), why, what to do. pycr(1) lists the
+statuses; `eslurm` is the number that Slurm gave the same failure (slurm_errno.h), 0 where none.
+"""
+
+from __future__ import annotations
+
+
+class PycrError(Exception):
+    """A failure that is told to the user in one line."""
+
+    exit_status = 1
+    eslurm = 0
+
+
+class UsageError(PycrError):
+    """The command line asks for something that has no meaning."""
+
+    exit_status = 2
+
+
+class NoSuchJob(PycrError):
+    """Slurm knows no such job or step."""
+
+    exit_status = 3
+    eslurm = 2017
+
+
+class AccessDenied(PycrError):
+    """The job, the step or the image is another user's."""
+
+    exit_status = 4
+    eslurm = 2002
+
+
+class AlreadyDone(PycrError):
+    """The job or step has ended, or has nothing running that could be checkpointed."""
+
+    exit_status = 5
+    eslurm = 2021
+
+
+class JobPending(PycrError):
+    """The job has not started."""
+
+    exit_status = 6
+    eslurm = 2024
+
+
+class NotSupported(PycrError):
+    """A node lacks what pycr needs: the plugin, a usable CRIU, a kernel feature."""
+
+    exit_status = 7
+    eslurm = 2036
+
+
+class DirectoryError(PycrError):
+    """The image directory is missing, unwritable, unsafe, or not visible on a node."""
+
+    exit_status = 8
+
+
+class TaskError(PycrError):
+    """A task could not be dumped; it runs on."""
+
+    exit_status = 9
+
+
+class ImageError(PycrError):
+    """The checkpoint is missing, half, changed, or of a kind this pycr cannot read."""
+
+    exit_status = 10
+
+
+class GeometryError(PycrError):
+    """The step has another number of tasks than the checkpoint."""
+
+    exit_status = 11
+    eslurm = 2025
+
+
+class TimedOut(PycrError):
+    """The checkpoint took longer than --max-wait; it was given up and the tasks run on."""
+
+    exit_status = 12
+
+
+class Busy(PycrError):
+    """Another checkpoint of the same step is under way."""
+
+    exit_status = 13
+    eslurm = 114
+
+
+class SlurmError(PycrError):
+    """A Slurm command failed for a reason of its own."""
+
+    exit_status = 14
+
+
+class RestoreFailed(PycrError):
+    """A task could not be restored. spank_cr/pod.pxi uses the same status."""
+
+    exit_status = 125

@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checkpoints on disk: every name, the manifest, and how one becomes visible whole.
+
+    DIR/                        image directory: --image-dir, --checkpoint-dir or the site's default
+      12.0/                     job.step, mode 0700
+        .lock                   held while a checkpoint is written
+        .new-0002-5f1c9a70/     one being written, or a crashed writer's remains
+        0001/                   a generation: whole, for ever unchanged
+          manifest.json
+          task.0/ task.1/ ...   CRIU's images of each task, by global task id
+
+A generation appears by one rename, after every file in it is on disk and named, with size and
+checksum, in its manifest, which carries a checksum of its own. docs/image-format.md is the
+reference. Who writes which file is for step.py and node.py to say.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATS = "stats-dump"        # CRIU writes it after the tasks were let go: no part of the image
+MAX_MANIFEST = 256 << 20
+MAX_TASKS = 1 << 20
+LOCK = ".lock"
+DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
+_GENERATION = re.compile(r"[0-9]{4,9}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
+
+
+def step_name(job_id: int, step_id: int) -> str:
+    return f"{job_id}.{step_id}"
+
+
+def task_name(task_id: int) -> str:
+    return f"task.{task_id}"
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a name in a step's directory is that of an unfinished generation."""
+    return name.startswith(".new-")
+
+
+@dataclass
+class TaskImage:
+    """One task in the manifest.
+
+    files: name -> [size in bytes, SHA-256]. began: seconds since the epoch. frozen, seconds: how
+    long the task stood still, and the dump took in all. pids: the processes, the root first;
+    max_pid: the highest id in use in the tree, of threads, groups and sessions too.
+    """
+
+    task_id: int
+    node: str
+    pids: list[int]
+    max_pid: int
+    exe: str
+    args: list[str]
+    cwd: str
+    streams: list[dict[str, Any]]
+    began: float
+    frozen: float
+    seconds: float
+    files: dict[str, tuple[int, str]]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(size for size, _ in self.files.values())
+
+
+@dataclass
+class Manifest:
+    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it."""
+
+    job_id: int
+    step_id: int
+    generation: int
+    user: str
+    uid: int
+    command: list[str]
+    cwd: str
+    created: float
+    kept_running: bool
+    geometry: dict[str, Any]
+    hosts: dict[str, dict[str, str]]
+    versions: dict[str, str]
+    tasks: list[TaskImage] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, of all tasks."""
+        return sum(task.size for task in self.tasks)
+
+    @property
+    def frozen(self) -> float:
+        """Seconds that the task which stood still longest did."""
+        return max((task.frozen for task in self.tasks), default=0.0)
+
+    def dumps(self) -> bytes:
+        """Return the text of manifest.json: the checksum's line, then what it is of."""
+        body = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
+        return seal(body.encode())
+
+    @classmethod
+    def loads(cls, data: bytes, where: str) -> Manifest:
+        """Parse and check manifest.json. Raises ImageError; `where` is its path."""
+        try:
+            value = json.loads(unseal(data), parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ImageError(f"{where}: damaged: {error}") from error
+        if not isinstance(value, dict):
+            raise ImageError(f"{where}: damaged: no object")
+        if value.get("format") != FORMAT:
+            raise ImageError(
+                f"{where}: format {value.get('format')!r:.20} is not the {FORMAT} that this pycr"
+                " reads: restart it with the pycr that wrote it"
+            )
+        value.pop("format")
+        try:
+            tasks = [_typed(TaskImage, task) for task in value.pop("tasks")]
+            manifest = _typed(cls, {**value, "tasks": []})
+            manifest.tasks = tasks
+            manifest._check()
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ImageError(f"{where}: damaged: {error}") from error
+        return manifest
+
+    def _check(self) -> None:
+        if not 0 < len(self.tasks) <= MAX_TASKS:
+            raise ValueError(f"{len(self.tasks)} tasks")
+        if [task.task_id for task in self.tasks] != list(range(len(self.tasks))):
+            raise ValueError("its tasks are not numbered from 0")
+        for task in self.tasks:
+            for name, entry in task.files.items():
+                if not _FILE.fullmatch(name) or not _is_file_entry(entry):
+                    raise ValueError(f"task {task.task_id}: file {name!r:.80}")
+                task.files[name] = (entry[0], entry[1])
+            for stream in task.streams:
+                if not isinstance(stream, dict) or set(stream) != {"fd", "kind", "name"}:
+                    raise ValueError(f"task {task.task_id}: streams")
+            if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
+                raise ValueError(f"task {task.task_id}: pids")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _is_file_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and isinstance(entry[0], int)
+        and 0 <= entry[0] < 1 << 63
+        and isinstance(entry[1], str)
+        and re.fullmatch("[0-9a-f]{64}", entry[1]) is not None
+    )
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+}
+
+
+def _typed(cls: Any, value: Any) -> Any:
+    """Build a dataclass from an object that has its fields, all of them, of their types."""
+    if not isinstance(value, dict):
+        raise TypeError("no object")
+    names = {each.name: str(each.type) for each in fields(cls)}
+    if set(value) != set(names):
+        odd = sorted(set(value) ^ set(names))[0]
+        raise KeyError(f"field {odd:.40}")
+    for name, kind in names.items():
+        wanted = _KINDS[kind.split("[")[0]]
+        if not isinstance(value[name], wanted) or (
+            isinstance(value[name], bool) and bool not in wanted
+        ):
+            raise TypeError(f"{name} is no {kind}")
+    return cls(**value)
+
+
+def seal(body: bytes) -> bytes:
+    """Return a JSON text headed by a line with its own checksum."""
+    digest = hashlib.sha256(body).hexdigest()
+    return b'{"sha256": "' + digest.encode() + b'", "manifest":\n' + body + b"\n}\n"
+
+
+def unseal(data: bytes) -> bytes:
+    """Return what seal() was given. Raises ValueError where it is not whole."""
+    head, _, rest = data.partition(b"\n")
+    match = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})", "manifest":', head)
+    if match is None or not rest.endswith(b"\n}\n"):
+        raise ValueError("not a whole manifest")
+    body = rest[:-3]
+    if hashlib.sha256(body).hexdigest().encode() != match.group(1):
+        raise ValueError("its checksum does not match")
+    return body
+
+
+def checksum(descriptor: int) -> str:
+    """Return the SHA-256 of a file, in hexadecimal, from its beginning."""
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    offset = 0
+    while True:
+        count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            return digest.hexdigest()
+        digest.update(view[:count])
+        offset += count
+
+
+def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
+    """Open a directory that is this user's alone to write, and no symbolic link.
+
+    Raises OSError, AccessDenied.
+    """
+    descriptor = os.open(name, DIR_FLAGS, dir_fd=dir_fd)
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        os.close(descriptor)
+        what = "another user's" if status.st_uid != os.geteuid() else "writable by others"
+        raise AccessDenied(f"{name}: it is {what}: not safe to keep a checkpoint in")
+    return descriptor
+
+
+class Writer:
+    """A generation being written: commit() makes it visible, abandon() leaves no trace of it."""
+
+    def __init__(self, image_dir: Path, job_id: int, step_id: int) -> None:
+        """Begin one under image_dir, which must exist.
+
+        Raises DirectoryError, AccessDenied, Busy.
+        """
+        self.step_dir = image_dir / step_name(job_id, step_id)
+        self._lock = -1
+        try:
+            with suppress(FileExistsError):
+                self.step_dir.mkdir(0o700)
+            self._dir = open_owned(self.step_dir)
+        except OSError as error:
+            raise directory_error(self.step_dir, error) from error
+        try:
+            self._lock = take_lock(self._dir, self.step_dir.name)
+            sweep(self._dir)
+            taken = [int(name) for name in os.listdir(self._dir) if _GENERATION.fullmatch(name)]
+            self.generation = max(taken, default=0) + 1
+            self.temporary = f".new-{self.generation:04}-{secrets.token_hex(4)}"
+            os.mkdir(self.temporary, 0o700, dir_fd=self._dir)
+            self._new = open_owned(self.temporary, self._dir)
+        except OSError as error:
+            self._close()
+            raise directory_error(self.step_dir, error) from error
+        except Busy:
+            self._close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        """Where the tasks' directories are, until commit()."""
+        return self.step_dir / self.temporary
+
+    @property
+    def final(self) -> Path:
+        """Where they will be."""
+        return self.step_dir / f"{self.generation:04}"
+
+    def add_tasks(self, count: int) -> None:
+        """Make the tasks' directories."""
+        try:
+            for task_id in range(count):
+                os.mkdir(task_name(task_id), 0o700, dir_fd=self._new)
+            os.fsync(self._new)
+        except OSError as error:
+            raise directory_error(self.path, error) from error
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Write the manifest, make everything durable, then visible; return the generation's path.
+
+        The tasks' own files are on disk by now: node.py has seen to that on their nodes.
+        """
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(MANIFEST, flags, 0o600, dir_fd=self._new)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(manifest.dumps())
+                file.flush()
+                os.fsync(file.fileno())
+            os.fsync(self._new)
+            os.rename(
+                self.temporary, self.final.name, src_dir_fd=self._dir, dst_dir_fd=self._dir
+            )
+            os.fsync(self._dir)
+        except OSError as error:
+            raise directory_error(self.path, error) from error
+        os.close(self._new)
+        self._close()
+        return self.final
+
+    def abandon(self) -> None:
+        """Remove what there is, and the step's directory too where it holds nothing else."""
+        os.close(self._new)
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            if os.listdir(self._dir) == [LOCK]:
+                os.unlink(LOCK, dir_fd=self._dir)
+                self.step_dir.rmdir()
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._dir)
+        if self._lock >= 0:
+            os.close(self._lock)
+
+
+def directory_error(path: Path, error: OSError) -> DirectoryError:
+    """Say in one line what was the matter with a path of an image directory."""
+    return DirectoryError(f"{path}: {error.strerror}")
+
+
+def sweep(step_fd: int) -> int:
+    """Remove the remains of crashed writers from a step's directory; return how many there were.
+
+    Only for the holder of its lock.
+    """
+    remains = [name for name in os.listdir(step_fd) if is_leftover(name)]
+    for name in remains:
+        shutil.rmtree(f"/proc/self/fd/{step_fd}/{name}", ignore_errors=True)
+    return len(remains)
+
+
+def generations(step_dir: Path) -> list[Path]:
+    """Return the generations of a step's directory, the newest first."""
+    try:
+        names = [name for name in os.listdir(step_dir) if _GENERATION.fullmatch(name)]
+    except OSError:
+        return []
+    found = [step_dir / name for name in sorted(names, key=int, reverse=True)]
+    return [path for path in found if (path / MANIFEST).is_file()]
+
+
+def steps(image_dir: Path) -> list[Path]:
+    """Return the step directories under an image directory, by job and step."""
+    try:
+        names = [name for name in os.listdir(image_dir) if _STEP.fullmatch(name)]
+    except OSError:
+        return []
+    names.sort(key=lambda name: [int(part) for part in name.split(".")])
+    return [image_dir / name for name in names]
+
+
+def resolve(path: Path) -> Path:
+    """Return the generation that a path stands for: itself, or the newest of a step's directory.
+
+    Raises ImageError.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    newest = generations(path)
+    if newest:
+        return newest[0]
+    if not path.is_dir():
+        raise ImageError(f"{path}: no such directory")
+    half = [name for name in os.listdir(path) if is_leftover(name)]
+    under = steps(path)
+    why = "no whole checkpoint in it"
+    if half:
+        why += f", only the remains of one ({half[0]})"
+    elif under:
+        why += f": name a step in it, for example {under[-1]}"
+    raise ImageError(f"{path}: {why}")
+
+
+def load(generation: Path) -> Manifest:
+    """Read the manifest of a generation that is this user's.
+
+    Raises ImageError, AccessDenied.
+    """
+    path = generation / MANIFEST
+    try:
+        directory = open_owned(generation)
+    except OSError as error:
+        raise ImageError(f"{generation}: {error.strerror}") from error
+    try:
+        descriptor = os.open(MANIFEST, FILE_FLAGS, dir_fd=directory)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(MAX_MANIFEST + 1)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(directory)
+    if len(data) > MAX_MANIFEST:
+        raise ImageError(f"{path}: larger than {MAX_MANIFEST} bytes")
+    return Manifest.loads(data, str(path))
+
+
+def check_task(generation: Path, task: TaskImage, deep: bool) -> int:
+    """Hold a task's files against the manifest; return its directory, open.
+
+    deep: read them all and compare checksums, not only presence and size. Raises ImageError.
+    """
+    path = generation / task_name(task.task_id)
+    try:
+        directory = open_owned(path)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    try:
+        for name, (size, digest) in task.files.items():
+            _check_file(directory, path / name, size, digest if deep else None)
+        extra = set(os.listdir(directory)) - set(task.files) - {STATS}
+        if extra:
+            # CRIU opens images by name: one more could take a missing one's place.
+            raise ImageError(f"{path / min(extra)}: not in the manifest")
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory
+
+
+def _check_file(directory: int, path: Path, size: int, digest: str | None) -> None:
+    try:
+        descriptor = os.open(path.name, FILE_FLAGS, dir_fd=directory)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    try:
+        found = os.fstat(descriptor).st_size
+        if found != size:
+            raise ImageError(f"{path}: changed: {found} bytes, the manifest says {size}")
+        if digest is not None and checksum(descriptor) != digest:
+            raise ImageError(f"{path}: changed: its checksum is not the manifest's")
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def seal_task(directory: int) -> Iterator[tuple[str, int, str]]:
+    """Make a task's files durable and yield (name, size, checksum) of each. Raises OSError."""
+    for name in sorted(set(os.listdir(directory)) - {STATS}):
+        descriptor = os.open(name, FILE_FLAGS, dir_fd=directory)
+        try:
+            os.fsync(descriptor)
+            yield name, os.fstat(descriptor).st_size, checksum(descriptor)
+        finally:
+            os.close(descriptor)
+    os.fsync(directory)
+
+
+def check_removable(path: Path) -> None:
+    """Refuse to remove what is no checkpoint of this user's. Raises ImageError, AccessDenied."""
+    generation = _GENERATION.fullmatch(path.name) and _STEP.fullmatch(path.parent.name)
+    if not generation and not _STEP.fullmatch(path.name):
+        raise ImageError(f"{path}: neither JOB.STEP nor a generation of one")
+    try:
+        os.close(open_owned(path))
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a generation, or a step's directory with all of them.
+
+    Raises DirectoryError; Busy while a checkpoint is being written there.
+    """
+    whole = _STEP.fullmatch(path.name) is not None
+    step_dir = path if whole else path.parent
+    try:
+        directory = open_owned(step_dir)
+        lock = take_lock(directory, step_dir.name)
+        try:
+            for generation in generations(path) if whole else [path]:
+                # Out of sight first: whoever looks meanwhile sees it whole or not at all.
+                gone = f".new-{generation.name}-{secrets.token_hex(4)}"
+                os.rename(generation.name, gone, src_dir_fd=directory, dst_dir_fd=directory)
+            sweep(directory)
+            if whole or not generations(step_dir):
+                shutil.rmtree(step_dir)
+        finally:
+            os.close(lock)
+            os.close(directory)
+    except OSError as error:
+        raise directory_error(path, error) from error
+
+
+def take_lock(step_fd: int, name: str) -> int:
+    """Take the lock of a step's directory and return its descriptor. Raises Busy, OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(LOCK, flags, 0o600, dir_fd=step_fd)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Busy(f"{name}: a checkpoint of it is under way already: wait for it") from error
+    except OSError as error:
+        # A file system without locks (Lustre mounted so): CRIU's own claim on the tasks stays.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            os.close(lock)
+            raise
+    return lock

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dump helper: one a node, in a helper step, with capabilities; dumps this node's tasks.
+
+The plugin executes it (spank_cr/slurmstepd.pxi) as `python3 -I -m pycr.node`, as the job's user,
+with CAP_CHECKPOINT_RESTORE and an environment made from nothing. Whatever it is told comes from
+that user: it takes a step of its own job and a directory, and nothing that could run as anything
+but CRIU. Its order of work is protocol.py's diagram.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from pycr import image, protocol, task
+from pycr.engine import criu, proc
+from pycr.errors import DirectoryError, NotSupported, PycrError, TaskError
+from pycr.protocol import Object
+from pycr.slurm import commands
+
+MIB = 1 << 20
+
+
+class PodDump(task.Dump):
+    """The dump of a restored task: done inside its pod, by the pod's PID 1; this one relays."""
+
+    pod: socket.socket
+
+    def dump(self) -> Object:
+        """Ask the pod, hold as asked, and return the times. Raises PycrError."""
+        with self.pod.makefile("rw", encoding="utf-8") as pod:
+            protocol.say(
+                pod,
+                {
+                    "do": "dump",
+                    "task": self.task_id,
+                    "dir": str(self.directory),
+                    "keep": self.keep,
+                    "ghost_limit": self.limits.ghost_limit,
+                    "timeout": self.limits.timeout,
+                    "cache": self.limits.cache,
+                },
+            )
+            for line in pod:
+                answer = protocol.parse(line)
+                if answer.get("event") == "dumped":
+                    commit = self.dumped(float(answer["began"]), float(answer["frozen"]))
+                    protocol.say(pod, {"do": "release", "commit": commit})
+                elif answer.get("event") == "released":
+                    return {"frozen": answer["frozen"], "seconds": answer["seconds"]}
+                else:
+                    raise TaskError(str(answer.get("reason")))
+        raise TaskError("its pod has ended")
+
+
+class Helper:
+    """This node's part in a checkpoint."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.job_id, self.step_id = int(argv[0]), int(argv[1])
+        self.node = argv[5]
+        self.criu = argv[6]
+        self.parallel = int(argv[7]) or len(os.sched_getaffinity(0))
+        self.ghost_limit = int(argv[8]) * MIB
+        self.target_job, self.target_step = (int(word) for word in argv[9].split("."))
+        self.leaders: dict[int, int] = {}
+        self.pods: dict[int, socket.socket] = {}
+        self.dumps: dict[int, task.Dump] = {}
+        self.directory: Path | None = None
+        self._out = threading.Lock()
+
+    def report(self, value: Object) -> None:
+        """Send an object to the coordinator."""
+        with self._out:
+            for piece in protocol.pieces(self.node, value):
+                sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def run(self) -> int:
+        """Serve the coordinator until it ends; return the exit status."""
+        try:
+            self.ready()
+            for line in sys.stdin:
+                self.command(protocol.parse(line))
+        except (PycrError, ValueError, KeyError, TypeError) as error:
+            self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
+            return 1
+        finally:
+            self.let_go(commit=False)
+            self.clean()
+        return 0
+
+    def ready(self) -> None:
+        """Find the tasks and say what they are."""
+        if self.target_job != self.job_id:
+            raise NotSupported(f"a helper in job {self.job_id} cannot reach {self.target_job}")
+        self.criu = criu.find(self.criu)
+        self.leaders, every = commands.pids(self.target_job, self.target_step)
+        found: Object = {}
+        inside: set[int] = set()
+        for task_id, leader in sorted(self.leaders.items()):
+            inside.update(proc.tree(leader))
+            try:
+                found[str(task_id)] = self.describe(task_id, leader)
+            except PycrError as error:
+                found[str(task_id)] = protocol.failure(error)
+        strays = {pid for pid in every - inside if pid != os.getpid()}
+        for task_id, leader in self.leaders.items():
+            if "reason" not in found[str(task_id)] and task_id not in self.pods:
+                try:
+                    task.refuse(leader, strays)
+                except PycrError as error:
+                    found[str(task_id)] = protocol.failure(error)
+        wish = ""
+        for leader in self.leaders.values():
+            wish = proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
+        version = ".".join(str(part) for part in criu.version(self.criu))
+        host = {
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "criu": version,
+            "slurm": commands.version(),
+        }
+        self.report({"event": "ready", "tasks": found, "host": host, "image_dir": wish})
+
+    def describe(self, task_id: int, leader: int) -> Object:
+        """Say what a task is; a restored one's pod does it."""
+        if proc.comm(leader) != protocol.POD_COMM:
+            return task.describe(leader)
+        connection = self.connect(leader)
+        with connection.makefile("rw", encoding="utf-8") as pod:
+            protocol.say(pod, {"do": "describe"})
+            answer = protocol.parse(pod.readline() or "{}")
+        if "pids" not in answer:
+            raise TaskError(str(answer.get("reason", "its pod does not answer")))
+        self.pods[task_id] = connection
+        return answer
+
+    def connect(self, leader: int) -> socket.socket:
+        """Connect to the pod below a leader. Raises TaskError."""
+        for pid in proc.children(leader):
+            words = proc.cmdline(pid)
+            if len(words) > 3 and words[3] == "pycr.pod":
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    connection.connect("\0" + protocol.pod_address(words))
+                except (OSError, ValueError, IndexError) as error:
+                    connection.close()
+                    raise TaskError(f"its pod is not ready: {error}") from error
+                if protocol.peer_uid(connection) != os.getuid():
+                    connection.close()
+                    raise TaskError("its pod is another user's")
+                return connection
+        raise TaskError("its pod has ended")
+
+    def command(self, value: Object) -> None:
+        """Do one of the coordinator's commands."""
+        verb = value["do"]
+        if verb == "dump":
+            self.dump(value)
+        elif verb == "release":
+            self.let_go(commit=True)
+        elif verb == "seal":
+            self.seal()
+        else:
+            raise ValueError(f"no such command: {verb!r:.40}")
+
+    def dump(self, value: Object) -> None:
+        """Start the dumps: as many at a time as there are cores; each is then held."""
+        self.directory = Path(value["dir"])
+        try:
+            os.close(image.open_owned(self.directory))
+        except OSError as error:
+            raise DirectoryError(
+                f"image directory {self.directory} is not visible here: {error.strerror}:"
+                " use one on a file system that every node of the job has"
+            ) from error
+        cache = self.directory / f".criu.{self.node}"
+        cache.mkdir(0o700, exist_ok=True)
+        limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]), str(cache))
+        slots = threading.Semaphore(self.parallel)
+        for task_id, leader in sorted(self.leaders.items()):
+            kind = PodDump if task_id in self.pods else task.Dump
+            dump = kind(
+                task_id,
+                leader,
+                self.directory / image.task_name(task_id),
+                limits,
+                slots,
+                self.report,
+                keep=bool(value["keep"]),
+                hold=bool(value["hold"]),
+            )
+            if isinstance(dump, PodDump):
+                dump.pod = self.pods[task_id]
+            self.dumps[task_id] = dump
+        for dump in self.dumps.values():
+            dump.start()
+
+    def let_go(self, commit: bool) -> None:
+        """Release every task and wait until CRIU has."""
+        for dump in self.dumps.values():
+            dump.release(commit)
+        for dump in self.dumps.values():
+            dump.join()
+
+    def seal(self) -> None:
+        """Make the images durable and report their files."""
+        assert self.directory is not None
+        for task_id in self.dumps:
+            try:
+                directory = image.open_owned(self.directory / image.task_name(task_id))
+                files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
+                os.close(directory)
+            except OSError as error:
+                raise DirectoryError(f"{self.directory}: {error.strerror}") from error
+            self.report({"event": "sealed", "task": task_id, "files": files})
+        self.clean()
+        self.report({"event": "clean"})
+
+    def clean(self) -> None:
+        """Remove what CRIU kept for the next dump on this node."""
+        if self.directory is not None:
+            with suppress(OSError):
+                shutil.rmtree(self.directory / f".criu.{self.node}")
+
+
+def main() -> int:
+    """Run the helper with the plugin's words."""
+    os.umask(0o077)
+    return Helper(sys.argv[1:]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

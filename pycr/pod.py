@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""PID 1 of a pod: restores one task, reaps, passes signals on, and has it dumped again.
+
+The plugin executes it (spank_cr/pod.pxi) as `python3 -I -m pycr.pod`, as the job's user, in new PID
+and mount namespaces with a fresh /proc, so that the task finds its old process ids free. It stays
+as long as the task: a restored task can only be dumped from inside, where its files were opened.
+
+The restored task's streams are this step's: each file that the old streams were open on is
+replaced, throughout the tree, by the new stream (CRIU's --inherit-fd). A name that matches nothing
+would lose output without a word, so what came out is compared before anything runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pycr import image, protocol, task
+from pycr.engine import criu, proc
+from pycr.errors import GeometryError, PycrError, RestoreFailed, SlurmError
+from pycr.slurm import commands
+
+# After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
+LINGER = 10.0
+FIRST_FD = 100
+
+
+def own_streams() -> None:
+    """Open the files on descriptors 0, 1, 2 anew, where they are files or devices.
+
+    slurmstepd opened them in another mount namespace, which CRIU could not dump from here
+    ("Can't lookup mount"). Pipes belong to none.
+    """
+    for fd in (0, 1, 2):
+        with suppress(OSError):
+            old = os.fstat(fd)
+            if not (stat.S_ISREG(old.st_mode) or stat.S_ISCHR(old.st_mode)) or os.isatty(fd):
+                continue
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            new = os.open(
+                os.readlink(f"/proc/self/fd/{fd}"),
+                flags & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK) | os.O_NOCTTY,
+            )
+            if os.path.samestat(os.fstat(new), old):
+                if stat.S_ISREG(old.st_mode):
+                    os.lseek(new, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+                os.dup2(new, fd)
+            os.close(new)
+
+
+def inherited(streams: list[proc.Stream]) -> list[tuple[str, int]]:
+    """Return CRIU's (key, descriptor) pairs that put this step's streams in the old ones' place."""
+    pairs: dict[str, int] = {}
+    for stream in streams:
+        key = stream.inherit_key
+        if key is not None and key not in pairs:
+            pairs[key] = fcntl.fcntl(stream.fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD)
+    return list(pairs.items())
+
+
+def avoid_pids(highest: int) -> None:
+    """Let what runs in the pod beside the task take process ids above the task's own."""
+    with suppress(OSError, ValueError):
+        limit = int(Path("/proc/sys/kernel/pid_max").read_text())
+        if highest + 300 < limit:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
+
+
+def slurm_signals_all() -> bool:
+    """Tell whether Slurm itself signals every process of a step, and not just each task's first.
+
+    proctrack/linuxproc does, and proctrack/cgroup with SignalChildrenProcesses: to pass a signal
+    on would then deliver it twice.
+    """
+    try:
+        settings = commands.configuration()
+    except SlurmError:
+        return False
+    return (
+        settings.get("ProctrackType") == "proctrack/linuxproc"
+        or settings.get("SignalChildrenProcesses", "no").lower() == "yes"
+    )
+
+
+class Pod:
+    """The restored task and what goes on beside it."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.job_id, self.step_id, self.task_id, self.local_id = (int(word) for word in argv[:4])
+        self.tasks, self.node, self.criu = int(argv[4]), argv[5], argv[6]
+        self.directory = Path(argv[9])
+        self.ctl, self.status = int(argv[10]), int(argv[11])
+        self.address = argv[12]
+        self.root = 0
+        self.workers: set[int] = set()
+        self.signals_all: bool | None = None
+
+    def restore(self) -> None:
+        """Check the image and restore it. Raises PycrError."""
+        generation = image.resolve(self.directory)
+        manifest = image.load(generation)
+        if len(manifest.tasks) != self.tasks:
+            raise GeometryError(
+                f"{generation} holds {len(manifest.tasks)} tasks and this step has {self.tasks}:"
+                f" restart it with --ntasks={len(manifest.tasks)}"
+            )
+        mine = manifest.tasks[self.task_id]
+        directory = image.check_task(generation, mine, deep=True)
+        streams = [proc.Stream(**each) for each in mine.streams]
+        own_streams()
+        pairs = inherited(streams)
+        avoid_pids(mine.max_pid)
+        try:
+            self.root = criu.restore(
+                criu.find(self.criu), directory, pairs, lambda pid: self.check(pid, streams)
+            )
+        except criu.RestoreFailure as error:
+            raise RestoreFailed(f"{error}{self.save_log(error.log)}") from error
+        finally:
+            os.close(directory)
+            for _, fd in pairs:
+                os.close(fd)
+
+    def check(self, pid: int, streams: list[proc.Stream]) -> None:
+        """Compare the restored task's streams with this step's. Raises RestoreFailed."""
+        replaced = {stream.inherit_key for stream in streams} - {None}
+        for stream in streams:
+            if stream.inherit_key not in replaced:
+                continue
+            first = next(each for each in streams if each.inherit_key == stream.inherit_key)
+            wanted = proc.stream(os.getpid(), first.fd)
+            found = proc.stream(pid, stream.fd)
+            if found.name != wanted.name:
+                raise RestoreFailed(
+                    f"its descriptor {stream.fd} came back as {found.name or 'closed'}, not as"
+                    f" this step's {wanted.name}"
+                )
+
+    def save_log(self, log: str) -> str:
+        """Keep CRIU's log beside the generation, or in /tmp; say where."""
+        name = f"restore-{self.job_id}.{self.step_id}-{image.task_name(self.task_id)}.log"
+        for directory in (image.resolve(self.directory).parent, Path("/tmp")):
+            path = directory / name
+            with suppress(OSError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+                with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+                    file.write(log)
+                return f" (CRIU's log: {path})"
+        return ""
+
+    def serve(self) -> None:
+        """Reap, pass signals on and take requests, until the task has ended; never returns."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind("\0" + self.address)
+        listener.listen(4)
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        poll = select.poll()
+        for fd in (wake_read, self.ctl, listener.fileno()):
+            poll.register(fd, select.POLLIN)
+        ended: int | None = None
+        give_up = 0.0
+        while True:
+            # First of all: the task may have ended before SIGCHLD had a handler.
+            status = self.reap()
+            if status is not None:
+                ended, give_up = status, time.monotonic() + LINGER
+            if ended is not None and (not self.workers or time.monotonic() > give_up):
+                os.write(self.status, struct.pack("i", ended))
+                os._exit(0)
+            for fd, _ in poll.poll(1000 if ended is not None else None):
+                if fd == wake_read:
+                    with suppress(BlockingIOError):
+                        os.read(wake_read, 4096)
+                elif fd == self.ctl:
+                    signals = os.read(self.ctl, 256)
+                    if not signals:
+                        os._exit(1)         # the parent is gone, and with it the step
+                    for number in signals:
+                        self.forward(number)
+                else:
+                    with suppress(OSError):
+                        self.accept(listener)
+
+    def reap(self) -> int | None:
+        """Collect what has ended; return the task's wait status if it is among it."""
+        found = None
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return found
+            if pid == 0:
+                return found
+            self.workers.discard(pid)
+            if pid == self.root:
+                found = status
+
+    def forward(self, number: int) -> None:
+        """Pass a signal on to the task, once."""
+        if self.signals_all is None:
+            self.signals_all = slurm_signals_all()
+        if not self.signals_all:
+            with suppress(OSError):
+                os.kill(self.root, number)
+
+    def accept(self, listener: socket.socket) -> None:
+        """Serve a node helper in a process of its own, so that nothing here ever waits for it."""
+        connection, _ = listener.accept()
+        with connection:
+            if protocol.peer_uid(connection) != os.getuid():
+                return
+            pid = os.fork()
+            if pid:
+                self.workers.add(pid)
+                return
+            status = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                os.close(self.ctl)
+                os.close(self.status)
+                connection.setblocking(True)
+                self.work(connection)
+                status = 0
+            finally:
+                os._exit(status)
+
+    def work(self, connection: socket.socket) -> None:
+        """Do what the node helper asks: describe, dump, release."""
+        dump: task.Dump | None = None
+        with connection.makefile("rw", encoding="utf-8") as stream:
+            for line in stream:
+                value = protocol.parse(line)
+                try:
+                    if value["do"] == "describe":
+                        found = task.describe(self.root)
+                        task.refuse(self.root, self.strays())
+                        protocol.say(stream, found)
+                    elif value["do"] == "dump":
+                        dump = task.Dump(
+                            int(value["task"]),
+                            self.root,
+                            Path(value["dir"]),
+                            task.Limits(
+                                criu.find(self.criu),
+                                int(value["ghost_limit"]),
+                                int(value["timeout"]),
+                                value.get("cache"),
+                            ),
+                            threading.Semaphore(1),
+                            lambda report: protocol.say(stream, report),
+                            keep=bool(value["keep"]),
+                            hold=True,
+                        )
+                        dump.start()
+                    elif value["do"] == "release" and dump is not None:
+                        dump.release(bool(value["commit"]))
+                        dump.join()
+                except PycrError as error:
+                    protocol.say(stream, {"event": "failed", **protocol.failure(error)})
+            # The helper is gone: a dump it did not commit is none.
+            if dump is not None:
+                dump.release(False)
+                dump.join()
+
+    def strays(self) -> set[int]:
+        """Return the processes here that are neither the task's, this one, nor a worker's."""
+        ours = set(proc.tree(self.root)) | {1}
+        for worker in (*self.workers, os.getpid()):
+            ours.update(proc.tree(worker))
+        every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+        return every - ours
+
+
+def main() -> int:
+    """Run the pod with the plugin's words; returns only when the task was not restored."""
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)      # a pod's PID 1 ignores what it does not catch
+    pod = Pod(sys.argv[1:])
+    try:
+        pod.restore()
+    except Exception as error:
+        if not isinstance(error, PycrError):
+            error = RestoreFailed(f"{type(error).__name__}: {error}")
+        general = isinstance(error, GeometryError)
+        if not general or pod.task_id == 0:
+            where = "" if general else f"task {pod.task_id} on {pod.node}: "
+            print(f"pycr: couldn't restart: {where}{error}", file=sys.stderr, flush=True)
+        # The others must not go on without this one; a lone task's own status says it all.
+        if pod.tasks > 1 and not general:
+            with suppress(PycrError):
+                commands.kill_step(pod.job_id, pod.step_id)
+        return RestoreFailed.exit_status
+    pod.serve()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Slurm's answers, by way of its commands (4 to 12 ms each).
+
+What a command says when it fails becomes one of pycr's errors; nothing is guessed from silence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from pycr.errors import AccessDenied, AlreadyDone, NoSuchJob, SlurmError
+from pycr.slurm import MAX_STEP, Job, Layout, Step
+
+# Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
+_OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
+TIMEOUT = 120
+
+
+def environment() -> dict[str, str]:
+    """Return the environment that pycr gives Slurm's commands."""
+    kept = {name: os.environ[name] for name in _OURS if name in os.environ}
+    return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+
+
+def program(name: str) -> str:
+    """Return the path of a Slurm command. Raises SlurmError."""
+    path = shutil.which(name)
+    if path is None:
+        raise SlurmError(f"{name}: not found in PATH: is Slurm installed here?")
+    return path
+
+
+def run(name: str, *arguments: str) -> str:
+    """Run a Slurm command and return what it prints. Raises SlurmError with its own words."""
+    try:
+        done = subprocess.run(
+            [program(name), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(),
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(f"{name}: no answer within {TIMEOUT} s: is slurmctld up?") from error
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        raise SlurmError(f"{name}: {lines[-1].strip() if lines else 'failed silently'}")
+    return done.stdout
+
+
+def fields(line: str) -> dict[str, str]:
+    """Split scontrol's one-line NAME=VALUE form; a value may hold blanks and equal signs.
+
+    A name is a word that begins with a capital; Slurm prints no value with such a word and "=".
+    """
+    parts = re.split(r"(?:^|\s)([A-Z][A-Za-z/:]*)=", line)
+    return {name: value.strip() for name, value in zip(parts[1::2], parts[2::2])}
+
+
+def job(job_id: int) -> Job:
+    """Return a job. Raises NoSuchJob, SlurmError."""
+    try:
+        found = fields(run("scontrol", "-o", "show", "job", str(job_id)).splitlines()[0])
+        user, uid = _user(found["UserId"])
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            raise NoSuchJob(f"job {job_id}: Slurm knows no such job, or no longer") from error
+        raise
+    except (KeyError, IndexError, ValueError) as error:
+        raise SlurmError(f"scontrol show job {job_id}: not understood: {error}") from error
+    return Job(job_id, user, uid, found.get("JobState", ""), found)
+
+
+def _user(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(.*)\((\d+)\)", text)
+    if match is None:
+        raise ValueError(f"UserId={text}")
+    return match.group(1), int(match.group(2))
+
+
+def steps(job_id: int) -> list[Step]:
+    """Return the running steps of a job that srun started, in order. Raises SlurmError."""
+    try:
+        text = run("scontrol", "-o", "show", "step", str(job_id))
+    except SlurmError as error:
+        if re.search(r"Invalid job id|not found|No steps", str(error)):
+            return []
+        raise
+    found = []
+    for line in text.splitlines():
+        values = fields(line)
+        match = re.fullmatch(r"(\d+)\.(\d+)", values.get("StepId", ""))
+        if match is None or int(match.group(2)) > MAX_STEP:
+            continue
+        try:
+            found.append(
+                Step(
+                    job_id=int(match.group(1)),
+                    step_id=int(match.group(2)),
+                    uid=int(values["UserId"]),
+                    state=values.get("State", ""),
+                    tasks=int(values["Tasks"]),
+                    nodes=int(values["Nodes"]),
+                    fields=values,
+                )
+            )
+        except (KeyError, ValueError) as error:
+            raise SlurmError(f"scontrol show step {job_id}: not understood: {error}") from error
+    return found
+
+
+def layout(job_id: int, step_id: int) -> Layout:
+    """Return which tasks of a step are on which node. Raises SlurmError, AlreadyDone."""
+    name = f"{job_id}.{step_id}"
+    try:
+        text = run("sattach", "--layout", name)
+    except SlurmError as error:
+        if re.search(r"Invalid job|does not look like|not running|already completed", str(error)):
+            raise AlreadyDone(f"step {name}: it has just ended") from error
+        if "denied" in str(error):
+            raise AccessDenied(f"step {name}: it is another user's") from error
+        raise
+    found: Layout = {}
+    for match in re.finditer(r"Node \d+ \(([^)]+)\), \d+ task\(s\):([\d ]*)", text):
+        found[match.group(1)] = [int(word) for word in match.group(2).split()]
+    if not found:
+        raise SlurmError(f"sattach --layout {name}: not understood: {text.strip():.80}")
+    return found
+
+
+def pids(job_id: int, step_id: int) -> tuple[dict[int, int], set[int]]:
+    """Return a step's processes on this node: global task id -> its first process, and all.
+
+    Raises SlurmError.
+    """
+    text = run("scontrol", "listpids", f"{job_id}.{step_id}")
+    leaders: dict[int, int] = {}
+    every: set[int] = set()
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 5 and words[0].isdigit():
+            every.add(int(words[0]))
+            if words[4].isdigit():
+                leaders[int(words[4])] = int(words[0])
+    return leaders, every
+
+
+def configuration() -> dict[str, str]:
+    """Return Slurm's settings as `scontrol show config` prints them. Raises SlurmError."""
+    found = {}
+    for line in run("scontrol", "show", "config").splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def version() -> str:
+    """Return Slurm's version, for example "24.11.5". Raises SlurmError."""
+    return run("scontrol", "--version").split()[-1]
+
+
+def kill_step(job_id: int, step_id: int) -> None:
+    """End a step at once. Raises SlurmError."""
+    run("scancel", "--signal=KILL", f"{job_id}.{step_id}")

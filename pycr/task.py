@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One task on this node: what there is to say of it, and its dump, held until it is let go.
+
+Used by node.py for a task as srun started it, and by pod.py, inside the pod, for a restored one.
+Knows CRIU and /proc; knows neither Slurm nor the coordinator.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycr import image
+from pycr.engine import criu, proc
+from pycr.errors import PycrError, TaskError
+from pycr.protocol import Object, failure
+
+Report = Callable[[Object], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How dumps are done on this node: criu's path, the largest deleted file in bytes, seconds
+    CRIU may take to freeze a task, and a directory where it may keep what it learned."""
+
+    criu: str
+    ghost_limit: int
+    timeout: int
+    cache: str | None = None
+
+
+def describe(root: int) -> Object:
+    """Say what a task is: its processes, program, directory and streams. Raises TaskError."""
+    try:
+        return {
+            "pids": proc.tree(root),
+            "max_pid": proc.highest_id(root),
+            "exe": proc.link(root, "exe"),
+            "args": proc.cmdline(root),
+            "cwd": proc.link(root, "cwd"),
+            "streams": [stream.json() for stream in proc.streams(root)],
+        }
+    except FileNotFoundError as error:
+        raise TaskError("it has just ended") from error
+    except PermissionError as error:
+        raise TaskError(
+            "/proc does not let its owner look at it: it runs a set-user-ID or unreadable program,"
+            " or made itself undumpable (PR_SET_DUMPABLE)"
+        ) from error
+
+
+def refuse(root: int, strays: set[int]) -> None:
+    """Refuse a task that CRIU would dump but not whole. Raises TaskError.
+
+    strays: processes of the step (here, or in the pod) that are in no task's tree.
+    """
+    for stream in proc.streams(root):
+        if stream.kind == "tty":
+            name = ("standard input", "standard output", "standard error")[stream.fd]
+            raise TaskError(
+                f"its {name} is a terminal ({stream.name}): steps with --pty or --unbuffered"
+                " cannot be checkpointed"
+            )
+    for pid in sorted(strays):
+        name = proc.comm(pid)
+        if name:
+            raise TaskError(
+                f"process {pid} ({name}) of it is orphaned: its parent has ended, so that it"
+                " belongs to no task's tree"
+            )
+
+
+class Dump(threading.Thread):
+    """The dump of one task: start(), then release() once; it reports dumped, released, failed.
+
+    `slots` bounds how many are being written at once; one that is held has given its slot back.
+    """
+
+    def __init__(
+        self,
+        task_id: int,
+        root: int,
+        directory: Path,
+        limits: Limits,
+        slots: threading.Semaphore,
+        report: Report,
+        *,
+        keep: bool,
+        hold: bool,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.task_id, self.root, self.directory = task_id, root, directory
+        self.limits, self.slots, self.report = limits, slots, report
+        self.keep, self.hold = keep, hold
+        self._go = threading.Event()
+        self._commit = False
+        self._has_slot = False
+
+    def release(self, commit: bool) -> None:
+        """Let the task go: on or to its end, as asked when commit is true, on in any case if not."""
+        self._commit = commit
+        self._go.set()
+
+    def run(self) -> None:
+        """Dump, hold, let go; never raises: what goes wrong is reported."""
+        self.slots.acquire()
+        self._has_slot = True
+        try:
+            if self._go.is_set() and not self._commit:
+                raise TaskError("given up before it began")
+            times = self.dump()
+        except PycrError as error:
+            self.report({"event": "failed", "task": self.task_id, **failure(error)})
+        except Exception as error:
+            # A thread's traceback would reach nobody; the coordinator must hear of it.
+            reason = f"{type(error).__name__}: {error}"
+            self.report({"event": "failed", "task": self.task_id, "reason": reason})
+        else:
+            self.report({"event": "released", "task": self.task_id, **times})
+        finally:
+            self._give_slot_back()
+
+    def dump(self) -> Object:
+        """Do it, by CRIU, here; return the times. Raises PycrError."""
+        began = time.time()
+        directory = image.open_owned(self.directory)
+        try:
+            times = criu.dump(
+                self.limits.criu,
+                self.root,
+                directory,
+                lambda frozen: self.dumped(began, frozen),
+                leave_running=self.keep,
+                ghost_limit=self.limits.ghost_limit,
+                timeout=self.limits.timeout,
+                cache=self.limits.cache,
+            )
+        except criu.DumpFailure as error:
+            raise TaskError(f"{error}{self._save_log(error.log)}") from error
+        finally:
+            os.close(directory)
+        return {"frozen": round(times.frozen, 6), "seconds": round(times.seconds, 6)}
+
+    def dumped(self, began: float, frozen: float) -> bool:
+        """Report that all is written; hold as asked; return whether it is committed."""
+        self._give_slot_back()
+        self.report(
+            {
+                "event": "dumped",
+                "task": self.task_id,
+                "began": round(began, 6),
+                "frozen": round(frozen, 6),
+            }
+        )
+        if not self.hold:
+            return True
+        self._go.wait()
+        return self._commit
+
+    def _give_slot_back(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self.slots.release()
+
+    def _save_log(self, log: str) -> str:
+        """Keep CRIU's log beside the generations, where the user can read it; say where."""
+        path = self.directory.parent.parent / f"failed-{image.task_name(self.task_id)}.log"
+        if not log:
+            return ""
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+                file.write(log)
+        except OSError:
+            return ""
+        return f" (CRIU's log: {path})"

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The options: their table, their values, and what is wrong with a value.
+#
+# They are registered in every context, for sbatch and salloc too, which ignore a static
+# spank_options table. Slurm may call back twice for one option (environment, then command line;
+# or twice in slurmstepd), so a call only replaces the value.
+
+cdef enum:
+    CR_OPT_CR = 1
+    CR_OPT_CHECKPOINT
+    CR_OPT_CHECKPOINT_DIR
+    CR_OPT_RESTART_DIR
+    CR_OPT_HELPER
+
+cdef struct cr_options:
+    bint cr
+    int checkpoint                       # seconds between periodic checkpoints, 0: none
+    char checkpoint_dir[PATH_SIZE]
+    char restart_dir[PATH_SIZE]
+    char helper[32]                      # JOB.STEP that a helper step is to work on
+
+cdef cr_options options
+
+
+cdef int cr_number(const char **at) noexcept nogil:
+    """Read the digits at *at and step over them; -1 where there is none, or too many."""
+    cdef int value = 0
+    cdef int digits = 0
+    while at[0][0] >= c'0' and at[0][0] <= c'9':
+        digits += 1
+        if digits > 6:
+            return -1
+        value = value * 10 + (at[0][0] - c'0')
+        at[0] += 1
+    return value if digits else -1
+
+
+cdef int cr_seconds(const char *text) noexcept nogil:
+    """Return the seconds that a Slurm time stands for, or -1 where it is none.
+
+    As in srun(1): M, M:S, H:M:S, D-H, D-H:M, D-H:M:S.
+    """
+    cdef int part[4]
+    cdef int parts = 0
+    cdef int i
+    cdef bint days = False
+    cdef long total
+    while True:
+        if parts == 4:
+            return -1
+        part[parts] = cr_number(&text)
+        if part[parts] < 0:
+            return -1
+        parts += 1
+        if text[0] == c'-' and parts == 1:
+            days = True
+        elif text[0] == 0:
+            break
+        elif text[0] != c':':
+            return -1
+        text += 1
+    if days:
+        if parts == 1:
+            return -1
+        for i in range(parts, 4):
+            part[i] = 0
+        total = part[0] * 86400L + part[1] * 3600L + part[2] * 60L + part[3]
+    elif parts == 1:
+        total = part[0] * 60L
+    elif parts == 2:
+        total = part[0] * 60L + part[1]
+    elif parts == 3:
+        total = part[0] * 3600L + part[1] * 60L + part[2]
+    else:
+        return -1
+    return <int> total if total <= 0x7fffffff else -1
+
+
+cdef int cr_option_dir(char *into, const char *name, const char *value) noexcept nogil:
+    if value == NULL or value[0] == 0:
+        slurm_error(b"cr: --%s needs a directory", name)
+        return -1
+    if strlen(value) >= PATH_SIZE - 1:
+        slurm_error(b"cr: --%s: %s", name, strerror(ENAMETOOLONG))
+        return -1
+    strcpy(into, value)
+    return 0
+
+
+cdef bint cr_is_step_name(const char *text) noexcept nogil:
+    """Tell whether text reads JOB.STEP, as pycr gives it to --cr-helper."""
+    cdef int dots = 0
+    cdef size_t i = 0
+    while text[i] != 0:
+        if text[i] == c'.' and i > 0 and dots == 0:
+            dots += 1
+        elif text[i] < c'0' or text[i] > c'9':
+            return False
+        i += 1
+    return dots == 1 and i < sizeof(options.helper) and text[i - 1] != c'.'
+
+
+cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:
+    """Take one option; a value that is wrong is said here, and Slurm then ends srun."""
+    if val == CR_OPT_CR:
+        options.cr = True
+    elif val == CR_OPT_CHECKPOINT:
+        if arg == NULL:
+            arg = b""
+        options.checkpoint = cr_seconds(arg)
+        if options.checkpoint <= 0:
+            options.checkpoint = 0
+            slurm_error(b"cr: --checkpoint=%s is not a time (minutes, MM:SS, HH:MM:SS, D-HH, "
+                        b"D-HH:MM or D-HH:MM:SS)", arg)
+            return -1
+    elif val == CR_OPT_CHECKPOINT_DIR:
+        return cr_option_dir(options.checkpoint_dir, b"checkpoint-dir", arg)
+    elif val == CR_OPT_RESTART_DIR:
+        return cr_option_dir(options.restart_dir, b"restart-dir", arg)
+    elif val == CR_OPT_HELPER:
+        if arg == NULL or not cr_is_step_name(arg):
+            slurm_error(b"cr: --cr-helper is for pycr's own use and takes JOB.STEP")
+            return -1
+        strcpy(options.helper, arg)
+    return 0
+
+
+cdef void cr_option_add(spank_t sp, char *name, char *arginfo, char *usage,
+                        int val) noexcept nogil:
+    cdef spank_option opt
+    opt.name = name
+    opt.arginfo = arginfo
+    opt.usage = usage
+    opt.has_arg = 1 if arginfo != NULL else 0
+    opt.val = val
+    opt.cb = cr_option
+    if spank_option_register(sp, &opt) != ESPANK_SUCCESS:
+        slurm_error(b"cr: couldn't register --%s", name)
+
+
+cdef void cr_options_register(spank_t sp) noexcept nogil:
+    memset(&options, 0, sizeof(options))
+    cr_option_add(sp, b"cr", NULL,
+                  b"run the step under srun_cr, with checkpoint/restart support", CR_OPT_CR)
+    cr_option_add(sp, b"checkpoint", b"TIME",
+                  b"time between periodic checkpoints", CR_OPT_CHECKPOINT)
+    cr_option_add(sp, b"checkpoint-dir", b"DIR",
+                  b"directory to write checkpoint images to", CR_OPT_CHECKPOINT_DIR)
+    cr_option_add(sp, b"restart-dir", b"DIR",
+                  b"directory of the checkpoint to restart the tasks from", CR_OPT_RESTART_DIR)
+    cr_option_add(sp, b"cr-helper", b"JOB.STEP",
+                  b"used by pycr itself to checkpoint a step", CR_OPT_HELPER)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# A restart's task: the pod, in which criu restores the task, and its parent, which Slurm knows as
+# the task.
+#
+#   slurmstepd -- parent (this process; no capability) == ctl, status pipes == pod: PID 1 (pycr.pod)
+#                   signals -> one byte on ctl                                   `- the restored task
+#                   its own end <- wait status on status
+#
+# A signal goes to PID 1 as a byte, not as a signal: some process-tracking plugins signal every
+# process of a step themselves, so only PID 1 can tell whether to pass it on (pod.py).
+
+cdef enum:
+    CR_EXIT_FAILED = 125          # errors.py: RESTORE_FAILED
+
+
+cdef void cr_pod_end(int status) noexcept nogil:
+    """End as the restored task ended; without a core, which would be this process's, not its."""
+    cdef rlimit none
+    if WIFSIGNALED(status):
+        none.rlim_cur = 0
+        none.rlim_max = 0
+        setrlimit(RLIMIT_CORE, &none)
+        cr_reset_signals()
+        kill(getpid(), WTERMSIG(status))
+    _exit(WEXITSTATUS(status) if WIFEXITED(status) else CR_EXIT_FAILED)
+
+
+cdef void cr_pod_parent(pid_t pod, int ctl, int status_fd) noexcept nogil:
+    cdef sigset_t every
+    cdef int null
+    cdef int status = 0
+    cdef int ended = 0
+    cdef int signo
+    cdef char byte
+    if cr_caps_drop() != 0:
+        kill(pod, SIGKILL)
+        cr_task_fail(b"drop capabilities", strerror(errno))
+    # This is still slurmstepd's memory, now the user's process: keep it unreadable for them.
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(PR_SET_NAME, <const char *> b"pycr-pod", 0, 0, 0)   # by which pycr.node knows a pod
+    null = open(b"/dev/null", O_RDWR)
+    if null >= 0:
+        dup2(null, 0)
+        dup2(null, 1)
+        dup2(null, 2)
+        if null > 2:
+            close(null)
+    fcntl(ctl, F_SETFL, O_NONBLOCK)
+    sigfillset(&every)
+    while True:
+        signo = sigwaitinfo(&every, NULL)
+        if signo == SIGCHLD:
+            if waitpid(pod, &status, WNOHANG) == pod:
+                break
+        elif signo > 0:
+            byte = <char> signo
+            # A full pipe means that PID 1 has stopped reading: nothing could be done with it.
+            signo = <int> write(ctl, &byte, 1)
+    # PID 1 cannot die of its task's signal in its own namespace, so it writes the status down.
+    if read(status_fd, &ended, sizeof(ended)) == sizeof(ended):
+        status = ended
+    cr_pod_end(status)
+
+
+cdef void cr_pod_run(cr_step *step) noexcept nogil:
+    """Make this task a pod that restores it from --restart-dir; never returns."""
+    cdef const char *more[5]
+    cdef char number[2][12]
+    cdef char address[32]
+    cdef uint64_t nonce = 0
+    cdef int ctl[2]
+    cdef int status[2]
+    cdef sigset_t every
+    cdef uint64_t mask = cr_caps_restore()
+    cdef pid_t pod
+    if pipe2(ctl, 0) != 0 or pipe2(status, 0) != 0:
+        cr_task_fail(b"make a pipe", strerror(errno))
+    sigfillset(&every)
+    sigprocmask(SIG_SETMASK, &every, NULL)
+    pod = cr_pod_clone()
+    if pod < 0:
+        cr_task_fail(b"make the pod's namespaces", strerror(errno))
+    if pod > 0:
+        close(ctl[0])
+        close(status[1])
+        cr_pod_parent(pod, ctl[1], status[0])
+    close(ctl[1])
+    close(status[0])
+    if cr_pod_mounts() != 0:
+        cr_task_fail(b"mount the pod's /proc", strerror(errno))
+    if cr_caps_set(mask) != 0 or cr_caps_ambient(mask) != 0:
+        cr_task_fail(b"narrow capabilities", strerror(errno))
+    # The parent may be killed outright; the pod must not outlive it. Should it be dead already,
+    # PID 1 finds the ctl pipe at its end.
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    setsid()
+    cr_reset_signals()
+    snprintf(number[0], 12, b"%d", ctl[0])
+    snprintf(number[1], 12, b"%d", status[1])
+    more[0] = options.restart_dir
+    more[1] = number[0]
+    more[2] = number[1]
+    # The name of the pod's (abstract) socket: nobody can guess it and be there first.
+    if getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce):
+        cr_task_fail(b"name the pod's socket", strerror(errno))
+    snprintf(address, sizeof(address), b"pycr-%016lx", <unsigned long> nonce)
+    more[3] = address
+    more[4] = NULL
+    cr_exec_helper(b"pycr.pod", step, more, b"execute the helper")

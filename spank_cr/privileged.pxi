@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Every line of pycr that uses a privilege. Nothing here reads anything the user chose.
+#
+#   slurmstepd forks the task
+#     root   cr_caps_keep       keep the permitted set over Slurm's setuid to the user
+#     user   cr_caps_set        narrow it to the named capabilities, first of all
+#            cr_pod_clone       (restart) CAP_SYS_ADMIN: new PID and mount namespaces
+#            cr_pod_mounts      (restart) CAP_SYS_ADMIN: a /proc of the pod's own
+#            cr_caps_set        (restart) give CAP_SYS_ADMIN up, in pod and parent
+#            cr_caps_ambient    let the rest survive the execve of the trusted helper
+#            cr_caps_drop       (restart) the pod's parent keeps nothing
+
+cdef int cr_caps_keep() noexcept nogil:
+    """Keep permitted capabilities over the change of uid (capabilities(7)); execve clears it."""
+    return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+
+
+cdef int cr_caps_set(uint64_t mask) noexcept nogil:
+    """Make mask the whole of the permitted, effective and inheritable sets.
+
+    Inheritable, because a capability can only be made ambient when it is that too.
+    """
+    cdef __user_cap_header_struct header
+    cdef __user_cap_data_struct data[2]
+    cdef int i
+    header.version = _LINUX_CAPABILITY_VERSION_3
+    header.pid = 0
+    for i in range(2):
+        data[i].permitted = <uint32_t> (mask >> (32 * i))
+        data[i].effective = data[i].permitted
+        data[i].inheritable = data[i].permitted
+    return <int> syscall(SYS_capset, &header, data)
+
+
+cdef int cr_caps_ambient(uint64_t mask) noexcept nogil:
+    cdef unsigned long i
+    for i in range(64):
+        if mask & (<uint64_t> 1 << i) and prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0) != 0:
+            return -1
+    return 0
+
+
+cdef int cr_caps_drop() noexcept nogil:
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    return cr_caps_set(0)
+
+
+cdef uint64_t cr_caps_dump() noexcept nogil:
+    """What a dump needs: CAP_CHECKPOINT_RESTORE for map_files and the like (criu(8),
+    --unprivileged), and CAP_SYS_PTRACE only where the site's yama setting makes it say so."""
+    cdef uint64_t mask = <uint64_t> 1 << CAP_CHECKPOINT_RESTORE
+    if strcmp(config.ptrace, b"yes") == 0:
+        mask |= <uint64_t> 1 << CAP_SYS_PTRACE
+    return mask
+
+
+cdef uint64_t cr_caps_restore() noexcept nogil:
+    """What a pod needs: that of a dump, since it is dumped from inside, and CAP_SETPCAP where the
+    node's bounding set is not full: CRIU then has to drop from the task's what the node lacks."""
+    cdef uint64_t mask = cr_caps_dump()
+    cdef unsigned long i
+    for i in range(64):
+        if prctl(PR_CAPBSET_READ, i, 0, 0, 0) == 0:
+            return mask | <uint64_t> 1 << CAP_SETPCAP
+    return mask
+
+
+cdef pid_t cr_pod_clone() noexcept nogil:
+    """Fork into new PID and mount namespaces; the raw call is fork(2) with flags."""
+    return <pid_t> syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0)
+
+
+cdef int cr_pod_mounts() noexcept nogil:
+    """Give the pod its own /proc, which nobody outside sees; later mounts outside still reach it.
+
+    A slave, not private: an automounted file system must go on appearing in the pod.
+    """
+    if mount(NULL, b"/", NULL, MS_REC | MS_SLAVE, NULL) != 0:
+        return -1
+    return mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The remote context (slurmstepd): turn the task of a helper step into the trusted helper, the task
+# of a restart into a pod, and keep pycr's own variables out of every other task.
+
+cdef struct cr_step:
+    uint32_t job_id
+    uint32_t step_id
+    uint32_t task_id
+    int local_id
+    uint32_t tasks
+    char node[256]
+
+
+cdef bint cr_is_step(spank_t sp, uint32_t *step_id) noexcept nogil:
+    """Tell whether this is a step of srun's own, not a batch script, an extern or the like."""
+    return (spank_get_item(sp, S_JOB_STEPID, step_id) == ESPANK_SUCCESS and
+            step_id[0] <= SLURM_MAX_NORMAL_STEP_ID)
+
+
+cdef int cr_slurmstepd_user_init(spank_t sp) noexcept nogil:
+    cdef uint32_t step_id = 0
+    # srun's socket and directory are for that srun; a nested one must not take them for its own.
+    spank_unsetenv(sp, b"SLURM_SRUN_CR_SOCKET")
+    if not cr_is_step(sp, &step_id):
+        return 0
+    spank_unsetenv(sp, b"SLURM_RESTART_DIR")
+    if options.checkpoint_dir[0] != 0:
+        spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
+    return 0
+
+
+cdef int cr_slurmstepd_task_init_privileged(spank_t sp) noexcept nogil:
+    cdef uint32_t step_id = 0
+    if (options.helper[0] == 0 and options.restart_dir[0] == 0) or not cr_is_step(sp, &step_id):
+        return 0
+    if cr_caps_keep() != 0:
+        slurm_error(b"cr: couldn't keep capabilities: %s", strerror(errno))
+    return 0
+
+
+cdef void cr_task_fail(const char *what, const char *why) noexcept nogil:
+    """End the task that could not become a helper or a pod: it must not run the user's command."""
+    cr_caps_drop()
+    slurm_error(b"cr: couldn't %s: %s", what, why)
+    _exit(CR_EXIT_FAILED)
+
+
+cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
+                         const char *doing) noexcept nogil:
+    """Execute the trusted helper, with an environment made from nothing and no stray descriptor.
+
+    The helper's words: JOB STEP TASK LOCAL_TASK TASKS NODE CRIU PARALLEL GHOST_LIMIT, then those in `more`.
+    """
+    cdef const char *argv[24]
+    cdef const char *envp[4]
+    cdef char number[5][12]
+    cdef char conf[PATH_SIZE + 16]
+    cdef char fault[640]
+    cdef const char *slurm_conf = getenv(b"SLURM_CONF")     # slurmstepd's own: root's, not the job's
+    cdef int n = 0
+    cdef int i
+    if not cr_trusted(config.python, fault, sizeof(fault)):
+        cr_task_fail(b"trust the helper's interpreter", fault)
+    if config.criu[0] != 0 and not cr_trusted(config.criu, fault, sizeof(fault)):
+        cr_task_fail(b"trust criu", fault)
+    snprintf(number[0], 12, b"%u", step.job_id)
+    snprintf(number[1], 12, b"%u", step.step_id)
+    snprintf(number[2], 12, b"%u", step.task_id)
+    snprintf(number[3], 12, b"%d", step.local_id)
+    snprintf(number[4], 12, b"%u", step.tasks)
+    argv[0] = config.python
+    argv[1] = b"-I"
+    argv[2] = b"-m"
+    argv[3] = module
+    for i in range(5):
+        argv[4 + i] = number[i]
+    argv[9] = step.node
+    argv[10] = config.criu
+    argv[11] = config.parallel
+    argv[12] = config.ghost_limit
+    n = 13
+    i = 0
+    while more[i] != NULL:
+        argv[n] = more[i]
+        n += 1
+        i += 1
+    argv[n] = NULL
+    envp[0] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    envp[1] = b"LC_ALL=C.UTF-8"
+    envp[2] = NULL
+    if slurm_conf != NULL and strlen(slurm_conf) < PATH_SIZE:
+        snprintf(conf, sizeof(conf), b"SLURM_CONF=%s", slurm_conf)
+        envp[2] = conf
+        envp[3] = NULL
+    execve(config.python, <char **> argv, <char **> envp)
+    cr_task_fail(doing, strerror(errno))
+
+
+cdef void cr_reset_signals() noexcept nogil:
+    cdef sigaction_t action
+    cdef sigset_t none
+    cdef int signo
+    memset(&action, 0, sizeof(action))
+    action.sa_handler = SIG_DFL
+    for signo in range(1, NSIG):
+        sigaction(signo, &action, NULL)
+    sigemptyset(&none)
+    sigprocmask(SIG_SETMASK, &none, NULL)
+
+
+cdef void cr_helper_run(cr_step *step) noexcept nogil:
+    """Become the helper that dumps this node's tasks of the step that --cr-helper names."""
+    cdef uint64_t mask = cr_caps_dump()
+    cdef const char *more[2]
+    # A dump never executes anything that raises privilege; a restore may not say so, since the
+    # tasks it makes would inherit it.
+    if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 or cr_caps_ambient(mask) != 0:
+        cr_task_fail(b"raise capabilities", strerror(errno))
+    cr_reset_signals()
+    more[0] = options.helper
+    more[1] = NULL
+    cr_exec_helper(b"pycr.node", step, more, b"execute the helper")
+
+
+cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
+    cdef cr_step step
+    cdef uint64_t mask
+    memset(&step, 0, sizeof(step))
+    if options.helper[0] == 0 and options.restart_dir[0] == 0:
+        return 0
+    if not cr_is_step(sp, &step.step_id):
+        return 0
+    # The permitted set is still whole here: narrow it before anything else is done.
+    if options.helper[0] != 0:
+        mask = cr_caps_dump()
+    else:
+        mask = cr_caps_restore() | <uint64_t> 1 << CAP_SYS_ADMIN
+    if getuid() == 0:
+        # Root's own step: execve would give root everything back, whatever is dropped here.
+        cr_task_fail(b"checkpoint or restart", b"not for steps of root")
+    if cr_caps_set(mask) != 0:
+        cr_task_fail(b"narrow capabilities", strerror(errno))
+    if config.fault[0] != 0:
+        cr_task_fail(b"checkpoint or restart", config.fault)
+    if (spank_get_item(sp, S_JOB_ID, &step.job_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_TASK_GLOBAL_ID, &step.task_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_TASK_ID, &step.local_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_JOB_TOTAL_TASK_COUNT, &step.tasks) != ESPANK_SUCCESS or
+            spank_getenv(sp, b"SLURMD_NODENAME", step.node, sizeof(step.node)) != ESPANK_SUCCESS):
+        cr_task_fail(b"learn the task's place", b"spank_get_item failed")
+    if chdir(b"/") != 0 or syscall(SYS_close_range, 3, ~<unsigned int> 0, 0) != 0:
+        cr_task_fail(b"close descriptors", strerror(errno))
+    if options.helper[0] != 0:
+        cr_helper_run(&step)
+    else:
+        cr_pod_run(&step)
+    return 0

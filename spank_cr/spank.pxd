@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parts of slurm/spank.h and slurm/slurm.h that the plugin uses (Slurm 22.05 to 26.05)."""
+
+from libc.stdint cimport uint16_t, uint32_t
+
+
+cdef extern from "<slurm/spank.h>" nogil:
+    ctypedef struct spank_handle:
+        pass
+    ctypedef spank_handle *spank_t
+
+    ctypedef enum spank_context_t:
+        S_CTX_LOCAL
+        S_CTX_REMOTE
+        S_CTX_ALLOCATOR
+        S_CTX_SLURMD
+
+    ctypedef enum spank_item_t:
+        S_JOB_ID
+        S_JOB_STEPID
+        S_JOB_TOTAL_TASK_COUNT
+        S_TASK_ID
+        S_TASK_GLOBAL_ID
+
+    ctypedef int spank_err_t
+    enum:
+        ESPANK_SUCCESS
+
+    ctypedef int (*spank_opt_cb_f)(int val, const char *optarg, int remote) noexcept nogil
+
+    struct spank_option:
+        char *name
+        char *arginfo
+        char *usage
+        int has_arg
+        int val
+        spank_opt_cb_f cb
+
+    spank_context_t spank_context()
+    spank_err_t spank_option_register(spank_t sp, spank_option *opt)
+    spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
+    spank_err_t spank_getenv(spank_t sp, const char *var, char *buf, int len)
+    spank_err_t spank_setenv(spank_t sp, const char *var, const char *val, int overwrite)
+    spank_err_t spank_unsetenv(spank_t sp, const char *var)
+    void slurm_error(const char *fmt, ...)
+    void slurm_info(const char *fmt, ...)
+    void slurm_debug(const char *fmt, ...)
+
+
+cdef extern from "<slurm/slurm.h>" nogil:
+    # Only the members named here are used; the compiler takes their places from the header of
+    # the Slurm release that the plugin is built for.
+    ctypedef struct slurm_step_id_t:
+        uint32_t job_id
+        uint32_t step_id
+        uint32_t step_het_comp
+
+    ctypedef struct slurm_step_layout_t:
+        char *node_list
+        uint32_t task_cnt
+
+    slurm_step_layout_t *slurm_job_step_layout_get(slurm_step_id_t *step_id)
+    void slurm_job_step_layout_free(slurm_step_layout_t *layout)
+
+    uint32_t NO_VAL
+    uint32_t SLURM_BATCH_SCRIPT
+    uint32_t SLURM_EXTERN_CONT
+    uint32_t SLURM_MAX_NORMAL_STEP_ID
