@@ -9,7 +9,14 @@ cdef extern from "<unistd.h>" nogil:
     char **environ
     uid_t getuid()
     pid_t getpid()
+    pid_t getpgrp()
     pid_t setsid()
+    int setpgid(pid_t pid, pid_t group)
+    pid_t tcgetpgrp(int fd)
+    int tcsetpgrp(int fd, pid_t group)
+    pid_t fork()
+    int unlink(const char *path)
+    int rmdir(const char *path)
     int chdir(const char *path)
     int access(const char *path, int mode)
     int dup2(int old, int new)
@@ -141,6 +148,8 @@ cdef extern from "<sys/mount.h>" nogil:
 
 cdef extern from "<sys/socket.h>" nogil:
     int socket(int domain, int type, int protocol)
+    int bind(int fd, const void *addr, uint32_t length)
+    int listen(int fd, int backlog)
     int connect(int fd, const void *addr, uint32_t length)
     long send(int fd, const void *buf, size_t count, int flags)
     enum: AF_UNIX
@@ -159,6 +168,7 @@ cdef extern from "<dlfcn.h>" nogil:
     int dladdr(const void *addr, Dl_info *info)
 
 cdef extern from "<stdlib.h>" nogil:
+    char *mkdtemp(char *path)
     char *realpath(const char *path, char *resolved)
     char *getenv(const char *name)
     int setenv(const char *name, const char *value, int overwrite)

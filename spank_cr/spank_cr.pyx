@@ -27,6 +27,7 @@ cdef extern from *:
 include "config.pxi"
 include "options.pxi"
 include "privileged.pxi"
+include "wrap.pxi"
 include "srun.pxi"
 include "slurmstepd.pxi"
 include "pod.pxi"

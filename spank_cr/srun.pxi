@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The local context (srun, sbatch, salloc), as the user and without privilege: take the old
-# environment variables, refuse what is wrong before the allocation, go under srun_cr for --cr,
-# and tell srun_cr the step.
-
-cdef sigset_t cr_mask                 # as the shell gave it, as far as srun leaves it to be seen
-cdef bint cr_ignored[128]
+# environment variables, refuse what is wrong before the allocation, go under srun_cr for --cr
+# (wrap.pxi), and tell srun_cr the step.
 
 
 cdef void cr_srun_default(const char *variable, const char *option) noexcept nogil:
@@ -28,19 +25,7 @@ cdef void cr_srun_forget(const char *option) noexcept nogil:
 
 
 cdef void cr_srun_init(bint is_srun) noexcept nogil:
-    cdef sigaction_t action
-    cdef int blocked[10]
-    cdef int signo
-    sigprocmask(SIG_BLOCK, NULL, &cr_mask)
-    # srun blocks these for itself before it loads plugins (srun_job.c and srun_pty.c, sig_array
-    # and pty_sigarray). It would block them again, so to clear them loses nothing.
-    blocked[:] = [SIGINT, SIGQUIT, SIGCONT, SIGTERM, SIGHUP, SIGALRM, SIGUSR1, SIGUSR2, SIGPIPE,
-                  SIGWINCH]
-    for signo in range(10):
-        sigdelset(&cr_mask, blocked[signo])
-    for signo in range(1, NSIG):
-        if signo < 128 and sigaction(signo, NULL, &action) == 0:
-            cr_ignored[signo] = action.sa_handler == SIG_IGN
+    cr_wrap_init()
     if is_srun:
         cr_srun_default(b"SLURM_CHECKPOINT", b"checkpoint")
         cr_srun_default(b"SLURM_CHECKPOINT_DIR", b"checkpoint_dir")
@@ -68,99 +53,6 @@ cdef void cr_srun_check_dir(const char *option, const char *dir, int mode) noexc
         cr_srun_refuse(option, dir, strerror(errno))
 
 
-cdef char **cr_srun_strings(const char *path) noexcept nogil:
-    """Return the NUL-ended strings of a /proc file as a vector, or NULL."""
-    cdef int fd = open(path, O_RDONLY | O_CLOEXEC)
-    cdef size_t size = 65536
-    cdef size_t used = 0
-    cdef size_t count = 0
-    cdef size_t i
-    cdef long got
-    cdef char *text = <char *> malloc(size)
-    cdef char *grown
-    cdef char **vector
-    if fd < 0 or text == NULL:
-        return NULL
-    while True:
-        got = read(fd, text + used, size - used - 1)
-        if got <= 0:
-            break
-        used += <size_t> got
-        if size - used < 2:
-            size *= 2
-            grown = <char *> realloc(text, size)
-            if grown == NULL:
-                return NULL
-            text = grown
-    close(fd)
-    if got < 0 or used == 0:
-        return NULL
-    text[used] = 0
-    for i in range(used):
-        count += text[i] == 0
-    vector = <char **> calloc(count + 2, sizeof(char *))
-    if vector == NULL:
-        return NULL
-    count = 0
-    i = 0
-    while i < used:
-        vector[count] = text + i
-        count += 1
-        i += strlen(text + i) + 1
-    return vector
-
-
-cdef void cr_srun_wrap() noexcept nogil:
-    """Execute srun_cr in place of this srun, with what the shell gave: argv, environ, signals.
-
-    /proc/self/cmdline and environ still hold what execve(2) was given; srun has by now changed
-    its own copies. CR_SRUN tells srun_cr which srun to start, and guards against a second turn.
-    """
-    cdef char **argv = cr_srun_strings(b"/proc/self/cmdline")
-    cdef char **given = cr_srun_strings(b"/proc/self/environ")
-    cdef char **envp
-    cdef char srun[PATH_SIZE + 16]
-    cdef char ignored[160]
-    cdef sigaction_t action
-    cdef size_t count = 0
-    cdef int signo
-    cdef long length
-    if argv == NULL or given == NULL:
-        cr_srun_refuse(b"--cr", b"", b"couldn't read /proc/self")
-        return
-    strcpy(srun, b"CR_SRUN=")
-    length = readlink(b"/proc/self/exe", srun + 8, PATH_SIZE)
-    if length < 0:
-        cr_srun_refuse(b"--cr", b"", b"couldn't read /proc/self/exe")
-        return
-    srun[8 + length] = 0
-    # Python sets SIGPIPE and SIGXFSZ to ignored for itself: tell srun_cr what was so before.
-    strcpy(ignored, b"CR_IGNORED=")
-    length = <long> strlen(ignored)
-    for signo in range(1, 65):
-        ignored[length + signo - 1] = c'1' if cr_ignored[signo] else c'0'
-    ignored[length + 64] = 0
-    while given[count] != NULL:
-        count += 1
-    envp = <char **> calloc(count + 3, sizeof(char *))
-    if envp == NULL:
-        cr_srun_refuse(b"--cr", b"", strerror(errno))
-        return
-    memcpy(envp, given, count * sizeof(char *))
-    envp[count] = srun
-    envp[count + 1] = ignored
-
-    memset(&action, 0, sizeof(action))
-    for signo in range(1, NSIG):
-        if signo < 128:
-            action.sa_handler = SIG_IGN if cr_ignored[signo] else SIG_DFL
-            sigaction(signo, &action, NULL)
-    sigprocmask(SIG_SETMASK, &cr_mask, NULL)
-    argv[0] = config.wrapper
-    execve(config.wrapper, argv, envp)
-    cr_srun_refuse(b"couldn't execute ", config.wrapper, strerror(errno))
-
-
 cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
     cr_srun_forget(b"checkpoint")
     cr_srun_forget(b"checkpoint_dir")
@@ -178,9 +70,7 @@ cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
         cr_srun_check_dir(b"--restart-dir=", options.restart_dir, R_OK | X_OK)
     if not is_srun or not options.cr or getenv(b"SLURM_SRUN_CR_SOCKET") != NULL:
         return 0
-    if getenv(b"CR_SRUN") != NULL:
-        cr_srun_refuse(b"--cr", b"", b"srun_cr started srun without SLURM_SRUN_CR_SOCKET")
-    cr_srun_wrap()
+    cr_wrap()
     return 0
 
 

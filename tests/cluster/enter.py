@@ -27,7 +27,8 @@ NAMESPACES = {
     "uts": syscalls.CLONE_NEWUTS,
     "mnt": syscalls.CLONE_NEWNS,
 }
-PATH = "/opt/pycr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# pycr's commands last: beside them is the python3 of their virtual environment.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/pycr/bin"
 Signal = Union[int, signal.Signals]
 PASSED = ("SLURM_", "SBATCH_", "SRUN_", "PYCR_")
 SI_KERNEL = 0x80  # sigaction(2)

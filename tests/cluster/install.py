@@ -20,16 +20,6 @@ from .state import CHECKOUT, ClusterError, base_dir, say
 PREFIX = "opt/pycr"
 PLUGIN = PREFIX + "/lib/slurm/spank_cr.so"
 
-FILES = (
-    "setup.py",
-    "setup.cfg",
-    "pyproject.toml",
-    "MANIFEST.in",
-    "README.md",
-    "plugstack.conf.example",
-    "LICENSE",
-    "COPYING",
-)
 TREES = ("spank_cr", "pycr", "docs/man")
 
 # The order of a user's own install: a wheel from the sources, then the wheel into the prefix.
@@ -51,9 +41,11 @@ def source_dir() -> Path:
 
 
 def _sources(tree: Path) -> Iterator[Path]:
-    for name in FILES:
-        if (tree / name).is_file():
-            yield tree / name
+    # Whatever lies at the top may be named in setup.py; of the documents only the README is.
+    for path in sorted(tree.iterdir()):
+        visible = not path.name.startswith(".")
+        if path.is_file() and visible and (path.suffix != ".md" or path.name == "README.md"):
+            yield path
     for name in TREES:
         for directory, subdirs, files in os.walk(tree / name):
             # Not what a build in the checkout leaves behind: it would change the hash.

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""srun_cr: the wrapper process around srun.
+
+    shell -- srun_cr --------- srun (its own process group)
+               | listens          | SLURM_SRUN_CR_SOCKET=/tmp/srun_cr.PID.XXXX/socket
+               |<-- job, step, nodelist (from the plugin; from srun itself up to 25.05)
+
+It owns the socket, starts srun, forwards signals and ends as srun ended. Everything a terminal
+does goes to srun: where stdin is one, srun's group is made its foreground group, as a shell does.
+
+This is on the way of every `srun --cr`: until srun is started only built-in modules are imported
+(`_socket` is what `socket` wraps: 1 ms in place of 9). What srun_cr itself has to say it says on
+stderr, a line at a time, behind "srun_cr: ".
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MAX_NODELIST = 32768             # as the original srun_cr
+FRAME_HEAD = 12                  # u32 job id, u32 step id, int length; native-endian
+SLOW = 10.0                      # seconds a connection may take to send its frame
+MAX_CONNECTIONS = 16
+VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED")
+PLUGIN_PATIENCE = 1.0            # seconds after which a plugin that kept silent is looked for
+PLACE, PREFIX = "/tmp", "srun_cr."       # spank_cr/wrap.pxi makes its own there too
+
+
+def say(text: str) -> None:
+    """Print one line of srun_cr's own; a closed stderr is no reason to fail."""
+    try:
+        os.write(2, f"srun_cr: {text}\n".encode(errors="replace"))
+    except OSError:
+        pass
+
+
+class Listener:
+    """The socket of SLURM_SRUN_CR_SOCKET, in a directory of mode 0700."""
+
+    def __init__(self, path: str = "", descriptor: int = -1) -> None:
+        """Make it, or take the one that the plugin made. Raises OSError."""
+        if path:
+            self.path, self.directory = path, os.path.dirname(path)
+            self.socket = _socket.socket(fileno=descriptor)
+            os.set_inheritable(descriptor, False)
+            self.socket.setblocking(False)
+            return
+        self.directory = f"{PLACE}/{PREFIX}{os.urandom(6).hex()}"
+        self.path = f"{self.directory}/socket"
+        os.mkdir(self.directory, 0o700)
+        kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        try:
+            self.socket = _socket.socket(_socket.AF_UNIX, kind)
+            self.socket.bind(self.path)
+            self.socket.listen(MAX_CONNECTIONS)
+        except BaseException:
+            self.remove()
+            raise
+
+    def accept(self) -> tuple[int, int]:
+        """Return the descriptor of a new connection and its user."""
+        descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]
+        os.set_blocking(descriptor, False)
+        peer = _socket.socket(fileno=descriptor)
+        credentials = peer.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        peer.detach()
+        return descriptor, int.from_bytes(credentials[4:8], sys.byteorder)
+
+    def remove(self) -> None:
+        """Remove the socket and its directory."""
+        for remove, path in ((os.unlink, self.path), (os.rmdir, self.directory)):
+            try:
+                remove(path)
+            except OSError:
+                pass
+
+
+class Connection:
+    """One connection and what it has sent; `frame` when that is one whole frame and its end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.deadline = time.monotonic() + SLOW
+        self.data = b""
+
+    def read(self) -> tuple[int, int, str] | None:
+        """Take in what is there; return the frame at its end. Raises ValueError, OSError."""
+        data = os.read(self.descriptor, 65536)
+        if data:
+            self.data += data
+            if len(self.data) >= FRAME_HEAD:
+                length = int.from_bytes(self.data[8:12], sys.byteorder, signed=True)
+                if not 0 <= length <= MAX_NODELIST:
+                    raise ValueError(f"a nodelist of {length} bytes")
+                if len(self.data) > FRAME_HEAD + length + 1:
+                    raise ValueError("more than a frame")
+            return None
+        return parse_frame(self.data)
+
+
+def parse_frame(data: bytes) -> tuple[int, int, str]:
+    """Return (job id, step id, nodelist) of a frame. Raises ValueError for anything else."""
+    if len(data) < FRAME_HEAD:
+        raise ValueError("less than a frame")
+    length = int.from_bytes(data[8:12], sys.byteorder, signed=True)
+    body = data[FRAME_HEAD:]
+    if not 0 <= length <= MAX_NODELIST or len(body) != length + 1 or body[-1:] != b"\0":
+        raise ValueError("not a frame")
+    if b"\0" in body[:-1]:
+        raise ValueError("a nodelist with a NUL in it")
+    return (
+        int.from_bytes(data[0:4], sys.byteorder),
+        int.from_bytes(data[4:8], sys.byteorder),
+        body[:-1].decode("ascii", "strict"),
+    )
+
+
+class Wrapper:
+    """srun and everything between it and the outside."""
+
+    def __init__(self, argv: list[str], listener: Listener) -> None:
+        self.argv, self.listener = argv, listener
+        self.pid = 0
+        self.frames = 0
+        self.step: tuple[int, int, str] | None = None
+        self.connections: dict[int, Connection] = {}
+        self.terminal = False
+        self.ignored: set[int] = set()
+        self.look_for_plugin = time.monotonic() + PLUGIN_PATIENCE
+
+    def start(self, srun: str) -> None:
+        """Start srun, in its own process group, with the signals that the shell gave."""
+        import _signal
+
+        # Python ignores these two for itself, whatever the shell gave.
+        own = {_signal.SIGPIPE, _signal.SIGXFSZ}
+        self.ignored = {
+            number
+            for number in _signal.valid_signals() - own
+            if _signal.getsignal(number) == _signal.SIG_IGN
+        }
+        environment = {**os.environ, "SLURM_SRUN_CR_SOCKET": self.listener.path}
+        try:
+            self.terminal = os.tcgetpgrp(0) == os.getpgrp()
+        except OSError:
+            pass
+        # Until the parent has its handlers no signal may end it and leave srun alone.
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                os.setpgid(0, 0)
+                if self.terminal:
+                    os.tcsetpgrp(0, os.getpid())       # SIGTTOU is blocked here, so it works
+                for number in own | {_signal.SIGINT} - self.ignored:
+                    _signal.signal(number, _signal.SIG_DFL)
+                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+                os.execve(srun, ["srun", *self.argv], environment)
+            except OSError as error:
+                say(f"couldn't execute {srun}: {error.strerror}")
+            finally:
+                os._exit(127)
+        try:
+            os.setpgid(self.pid, self.pid)      # whoever of the two comes first
+        except OSError:
+            pass
+
+    def adopt(self, pid: int, terminal: bool, ignored: str) -> None:
+        """Take on the srun that the plugin started (spank_cr/wrap.pxi)."""
+        self.pid, self.terminal = pid, terminal
+        self.ignored = {number for number, flag in enumerate(ignored, 1) if flag == "1"}
+
+    def serve(self) -> int:
+        """Forward signals and hear the plugin until srun has ended; return its wait status."""
+        import select
+        import signal
+
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self.forwarded = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - self.ignored
+        for number in self.forwarded | {signal.SIGCHLD}:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        poll = select.poll()
+        poll.register(wake_read, select.POLLIN)
+        poll.register(self.listener.socket.fileno(), select.POLLIN)
+        self.sweep()
+        while True:
+            status = self.reap()
+            if status is not None:
+                return status
+            for descriptor, _ in poll.poll(self.timeout()):
+                if descriptor == wake_read:
+                    for number in os.read(wake_read, 4096):
+                        self.forward(number)
+                elif descriptor == self.listener.socket.fileno():
+                    self.accept(poll)
+                else:
+                    self.hear(descriptor, poll)
+            self.drop_slow(poll)
+            self.check_plugin()
+
+    def timeout(self) -> int | None:
+        """Return the milliseconds until something is due, None where nothing is."""
+        due = [connection.deadline for connection in self.connections.values()]
+        if self.look_for_plugin:
+            due.append(self.look_for_plugin)
+        return max(0, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
+
+    def forward(self, number: int) -> None:
+        """Send a signal on to srun; a stop signal is then obeyed too."""
+        import signal
+
+        if number == signal.SIGCHLD:
+            return
+        if number == signal.SIGCONT:
+            self.hand_terminal_over()
+        try:
+            os.kill(self.pid, number)
+        except OSError:
+            pass
+        if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+            self.stop(number, whole_group=False)
+
+    def reap(self) -> int | None:
+        """Return srun's wait status when it has ended; stop with it when it has stopped."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+        if pid == 0:
+            return None
+        if os.WIFSTOPPED(status):
+            # A Ctrl-Z went to srun's group alone: the group it would have gone to stops as well.
+            self.stop(os.WSTOPSIG(status), whole_group=self.terminal)
+            return None
+        return status
+
+    def stop(self, number: int, whole_group: bool) -> None:
+        """Stop as a signal would have, and see to the terminal on both sides of it."""
+        import signal
+
+        self.take_terminal_back()
+        before = signal.getsignal(number)
+        if number != signal.SIGSTOP:
+            signal.signal(number, signal.SIG_DFL)
+        if whole_group:
+            os.killpg(os.getpgrp(), number)
+        else:
+            os.kill(os.getpid(), number)
+        # Here it goes on, after SIGCONT, whose own handler sends it to srun.
+        if number != signal.SIGSTOP:
+            signal.signal(number, before)
+
+    def hand_terminal_over(self) -> None:
+        """Make srun's group the terminal's foreground group if this one's is."""
+        self._foreground(os.getpgrp(), self.pid)
+
+    def take_terminal_back(self) -> None:
+        """Make this group the terminal's foreground group if srun's is."""
+        self._foreground(self.pid, os.getpgrp())
+
+    def _foreground(self, old: int, new: int) -> None:
+        import signal
+
+        try:
+            if os.tcgetpgrp(0) != old:
+                return
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+            os.tcsetpgrp(0, new)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except OSError:
+            pass
+
+    def accept(self, poll) -> None:  # type: ignore[no-untyped-def]
+        """Take a connection, if it is this user's."""
+        try:
+            descriptor, uid = self.listener.accept()
+        except OSError:
+            return
+        if uid != os.geteuid() or len(self.connections) >= MAX_CONNECTIONS:
+            why = "too many at once" if uid == os.geteuid() else f"it is of uid {uid}"
+            say(f"dropped a connection: {why}")
+            os.close(descriptor)
+            return
+        self.connections[descriptor] = Connection(descriptor)
+        poll.register(descriptor)
+
+    def hear(self, descriptor: int, poll) -> None:  # type: ignore[no-untyped-def]
+        """Take in what a connection sends."""
+        try:
+            frame = self.connections[descriptor].read()
+        except BlockingIOError:
+            return
+        except (OSError, ValueError) as error:
+            say(f"dropped a connection: {error}")
+            self.close(descriptor, poll)
+            return
+        if frame is None:
+            if not self.connections[descriptor].data:
+                self.close(descriptor, poll)
+            return
+        self.close(descriptor, poll)
+        self.frames += 1
+        self.step = frame
+
+    def drop_slow(self, poll) -> None:  # type: ignore[no-untyped-def]
+        """Drop what has not sent its frame in time."""
+        now = time.monotonic()
+        for descriptor in [fd for fd, each in self.connections.items() if each.deadline < now]:
+            say(f"dropped a connection: no frame within {SLOW:.0f} s")
+            self.close(descriptor, poll)
+
+    def close(self, descriptor: int, poll) -> None:  # type: ignore[no-untyped-def]
+        poll.unregister(descriptor)
+        del self.connections[descriptor]
+        os.close(descriptor)
+
+    def check_plugin(self, at_end: bool = False) -> None:
+        """Say once that the plugin is missing, if it is.
+
+        Up to 25.05 srun sends a frame of its own, so one alone does not prove the plugin.
+        """
+        if not self.look_for_plugin or self.frames >= 2:
+            self.look_for_plugin = 0.0
+            return
+        if not at_end and time.monotonic() < self.look_for_plugin:
+            return
+        self.look_for_plugin = 0.0
+        from pycr import step
+        from pycr.errors import PycrError
+
+        try:
+            site = step.site()
+        except PycrError:
+            return
+        if site.plugin is None:
+            say(
+                f"the spank_cr plugin is not enabled ({site.plugstack}): the step runs, but it"
+                " cannot be checkpointed or restarted"
+            )
+
+    def sweep(self) -> None:
+        """Remove the directories that killed wrappers of this user's have left."""
+        place = os.path.dirname(self.listener.directory)
+        try:
+            names = [name for name in os.listdir(place) if name.startswith(PREFIX)]
+        except OSError:
+            return
+        for name in names:
+            path = f"{place}/{name}"
+            try:
+                if os.lstat(path).st_uid != os.geteuid() or path == self.listener.directory:
+                    continue
+                probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+                try:
+                    probe.connect(f"{path}/socket")
+                except ConnectionRefusedError:
+                    os.unlink(f"{path}/socket")
+                    os.rmdir(path)
+                finally:
+                    probe.close()
+            except OSError:
+                continue
+
+
+def which(name: str) -> str:
+    """Return the path of a program in PATH, or the name itself."""
+    for place in os.environ.get("PATH", "/usr/bin:/bin").split(":"):
+        path = f"{place or '.'}/{name}"
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return name
+
+
+def end_as(status: int, wrapper: Wrapper) -> NoReturn:
+    """End as srun did: with its status, or by its signal, without a core of this process's."""
+    wrapper.take_terminal_back()
+    if os.WIFSIGNALED(status):
+        import resource
+        import signal
+
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.set_wakeup_fd(-1)
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        if wrapper.terminal and number == signal.SIGINT:
+            # A Ctrl-C went to srun alone; without srun_cr all of this group would have had it.
+            os.killpg(os.getpgrp(), number)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def adopted(argv: list[str]) -> Wrapper | None:
+    """Return the wrapper of an srun that the plugin has started, None where it has not."""
+    told = {name: os.environ.pop(f"SRUN_CR_{name}", "") for name in VARIABLES}
+    try:
+        child, descriptor = int(told["CHILD"]), int(told["LISTENER"])
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ValueError, ChildProcessError):
+        return None                 # not told, or told an ancestor of this one
+    wrapper = Wrapper(argv, Listener(told["SOCKET"], descriptor))
+    wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"])
+    return wrapper
+
+
+def main() -> NoReturn:
+    """Run srun with this command line and end as it does."""
+    wrapper = adopted(sys.argv[1:])
+    if wrapper is None:
+        try:
+            wrapper = Wrapper(sys.argv[1:], Listener())
+        except OSError as error:
+            say(f"couldn't make a socket in {PLACE}: {error.strerror}")
+            os._exit(1)
+        wrapper.start(which("srun"))
+    try:
+        status = wrapper.serve()
+        if wrapper.frames == 0:
+            wrapper.check_plugin(at_end=True)
+    finally:
+        wrapper.listener.remove()
+    end_as(status, wrapper)

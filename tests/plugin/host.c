@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A Slurm that is not there: it loads the plugin named by its first argument and does, line by
+ * line, what its standard input says; what happens goes to standard output, a line each, for
+ * driver.py to read. It owns the stubs of the spank_ and slurm_ functions that the plugin imports,
+ * and the part slurmstepd plays around a task (`task`). Further arguments are left alone: they
+ * are srun's, for the plugin to find in /proc/self/cmdline.
+ *
+ *   context C           local, allocator, remote or slurmd
+ *   arg KEY=VALUE       a word of the plugin's line in plugstack.conf
+ *   item NAME NUMBER    job, step, tasks, task or global; spank_get_item fails for others
+ *   jobenv NAME=VALUE   in the job's environment, which spank_getenv reads
+ *   layout NODELIST     of the step; without it slurm_job_step_layout_get fails
+ *   full                spank_option_register fails from here on
+ *   setenv NAME=VALUE, unsetenv NAME, getenv NAME
+ *   ignore N, block N   a signal
+ *   open N              /dev/null as descriptor N, a stray one
+ *   option NAME[=VALUE] call back for a registered option
+ *   call HOOK           slurm_spank_HOOK
+ *   task UID            fork, task_init_privileged, become UID, task_init; its wait status
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <signal.h>
+#include <slurm/slurm.h>
+#include <slurm/spank.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Reports go to files, which the pod's parent can write too: it has closed its stderr. Leaks are
+ * of no interest, a plugin ends with its process. REPORTS comes from the compiler's command line. */
+#ifdef REPORTS
+const char *__asan_default_options(void)
+{
+	return "log_path=" REPORTS ":detect_leaks=0:handle_segv=0:detect_stack_use_after_return=1";
+}
+const char *__ubsan_default_options(void)
+{
+	return "log_path=" REPORTS ":print_stacktrace=1";
+}
+#endif
+
+enum { ROOM = 64 };
+static const struct { const char *name; spank_item_t item; } names[] = {
+	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
+	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID},
+};
+static struct { bool set; uint32_t value; } items[ROOM];
+static spank_context_t context = S_CTX_ERROR;
+static struct spank_option registered[ROOM];
+static char *args[ROOM], *jobenv[ROOM], *nodelist;
+static int arg_count, option_count, jobenv_count;
+static bool full;
+static void *plugin;
+
+static void die(const char *what, const char *why)
+{
+	dprintf(1, "host: %s: %s\n", what, why);
+	_exit(99);
+}
+
+/* The functions that Slurm gives a plugin. */
+
+spank_context_t spank_context(void)
+{
+	return context;
+}
+
+spank_err_t spank_option_register(spank_t sp, struct spank_option *opt)
+{
+	(void)sp;
+	if (full || option_count == ROOM)
+		return ESPANK_NOSPACE;
+	registered[option_count] = *opt;
+	registered[option_count++].name = strdup(opt->name);
+	dprintf(1, "registered %s %s\n", opt->name, opt->has_arg ? opt->arginfo : "-");
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
+{
+	va_list list;
+	uint32_t *into;
+
+	(void)sp;
+	va_start(list, item);
+	into = va_arg(list, uint32_t *);
+	va_end(list);
+	if (item >= ROOM || !items[item].set)
+		return ESPANK_ERROR;
+	*into = items[item].value;
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_getenv(spank_t sp, const char *var, char *buf, int len)
+{
+	size_t size = strlen(var);
+
+	(void)sp;
+	for (int i = 0; i < jobenv_count; i++)
+		if (strncmp(jobenv[i], var, size) == 0 && jobenv[i][size] == '=') {
+			if (strlen(jobenv[i] + size + 1) >= (size_t)len)
+				return ESPANK_NOSPACE;
+			strcpy(buf, jobenv[i] + size + 1);
+			return ESPANK_SUCCESS;
+		}
+	return ESPANK_ENV_NOEXIST;
+}
+
+spank_err_t spank_setenv(spank_t sp, const char *var, const char *val, int overwrite)
+{
+	(void)sp;
+	dprintf(1, "spank_setenv %s=%s %d\n", var, val, overwrite);
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_unsetenv(spank_t sp, const char *var)
+{
+	(void)sp;
+	dprintf(1, "spank_unsetenv %s\n", var);
+	return ESPANK_SUCCESS;
+}
+
+#define LOGGER(level)                                                          \
+	void slurm_##level(const char *format, ...)                            \
+	{                                                                      \
+		va_list list;                                                  \
+		char text[8192];                                               \
+		va_start(list, format);                                        \
+		vsnprintf(text, sizeof(text), format, list);                   \
+		va_end(list);                                                  \
+		dprintf(1, #level ": %s\n", text);                             \
+	}
+LOGGER(error)
+LOGGER(info)
+LOGGER(debug)
+
+slurm_step_layout_t *slurm_job_step_layout_get(slurm_step_id_t *step)
+{
+	slurm_step_layout_t *layout;
+
+	dprintf(1, "layout_get %u %u %#x\n", step->job_id, step->step_id, step->step_het_comp);
+	if (nodelist == NULL) {
+		errno = ESRCH;
+		return NULL;
+	}
+	layout = calloc(1, sizeof(*layout));
+	layout->node_list = nodelist;
+	return layout;
+}
+
+void slurm_job_step_layout_free(slurm_step_layout_t *layout)
+{
+	dprintf(1, "layout_free\n");
+	free(layout);
+}
+
+/* What the script's lines do. */
+
+static int call(const char *hook)
+{
+	char name[64];
+	spank_f *function;
+
+	snprintf(name, sizeof(name), "slurm_spank_%s", hook);
+	function = (spank_f *)dlsym(plugin, name);
+	if (function == NULL)
+		die(name, "the plugin has no such hook");
+	return function(NULL, arg_count, args);
+}
+
+static void option(char *name)
+{
+	char *value = strchr(name, '=');
+
+	if (value != NULL)
+		*value++ = 0;
+	/* The latest of that name, as a second slurm_spank_init would leave it. */
+	for (int i = option_count - 1; i >= 0; i--)
+		if (strcmp(registered[i].name, name) == 0) {
+			dprintf(1, "option %s %d\n", name,
+				registered[i].cb(registered[i].val, value, context == S_CTX_REMOTE));
+			return;
+		}
+	die(name, "the plugin registered no such option");
+}
+
+static void task(uid_t uid)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		call("task_init_privileged");
+		if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+			die("setresuid", strerror(errno));
+		call("task_init");
+		/* slurmstepd would execute the user's command here, which ends capabilities. */
+		dprintf(1, "command\n");
+		_exit(0);
+	}
+	dprintf(1, "task %d\n", pid);
+	if (waitpid(pid, &status, 0) != pid)
+		die("waitpid", strerror(errno));
+	dprintf(1, "status %d\n", status);
+}
+
+static void item(const char *text)
+{
+	char name[16];
+	unsigned value;
+
+	if (sscanf(text, "%15s %u", name, &value) == 2)
+		for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+			if (strcmp(name, names[i].name) == 0) {
+				items[names[i].item].set = true;
+				items[names[i].item].value = value;
+				return;
+			}
+	die(text, "no such item");
+}
+
+static void in_context(const char *name)
+{
+	context = strcmp(name, "local") == 0	   ? S_CTX_LOCAL
+		  : strcmp(name, "allocator") == 0 ? S_CTX_ALLOCATOR
+		  : strcmp(name, "remote") == 0	   ? S_CTX_REMOTE
+		  : strcmp(name, "slurmd") == 0	   ? S_CTX_SLURMD
+						   : S_CTX_ERROR;
+}
+
+static void obey(const char *verb, char *rest)
+{
+	sigset_t set;
+
+	if (strcmp(verb, "context") == 0) {
+		in_context(rest);
+	} else if (strcmp(verb, "arg") == 0 && arg_count < ROOM) {
+		args[arg_count++] = strdup(rest);
+	} else if (strcmp(verb, "item") == 0) {
+		item(rest);
+	} else if (strcmp(verb, "jobenv") == 0 && jobenv_count < ROOM) {
+		jobenv[jobenv_count++] = strdup(rest);
+	} else if (strcmp(verb, "layout") == 0) {
+		nodelist = strdup(rest);
+	} else if (strcmp(verb, "full") == 0) {
+		full = true;
+	} else if (strcmp(verb, "setenv") == 0) {
+		putenv(strdup(rest));
+	} else if (strcmp(verb, "unsetenv") == 0) {
+		unsetenv(rest);
+	} else if (strcmp(verb, "getenv") == 0) {
+		const char *value = getenv(rest);
+		dprintf(1, "%s%s%s\n", rest, value ? "=" : " unset", value ? value : "");
+	} else if (strcmp(verb, "ignore") == 0) {
+		signal(atoi(rest), SIG_IGN);
+	} else if (strcmp(verb, "block") == 0) {
+		sigemptyset(&set);
+		sigaddset(&set, atoi(rest));
+		sigprocmask(SIG_BLOCK, &set, NULL);
+	} else if (strcmp(verb, "open") == 0) {
+		if (dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), atoi(rest)) < 0)
+			die("dup2", strerror(errno));
+	} else if (strcmp(verb, "option") == 0) {
+		option(rest);
+	} else if (strcmp(verb, "call") == 0) {
+		dprintf(1, "return %s %d\n", rest, call(rest));
+	} else if (strcmp(verb, "task") == 0) {
+		task(strtoul(rest, NULL, 10));
+	} else {
+		die(verb, "no such line");
+	}
+}
+
+int main(int argc, char **argv)
+{
+	char *line = NULL;
+	size_t size = 0;
+	ssize_t length;
+
+	if (argc < 2)
+		die("usage", "host PLUGIN [SRUN'S ARGUMENT...] < SCRIPT");
+	plugin = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+	if (plugin == NULL)
+		die("dlopen", dlerror());
+	while ((length = getline(&line, &size, stdin)) > 0) {
+		char *rest;
+		line[length - 1] = 0; /* driver.py ends each line */
+		rest = strchr(line, ' ');
+		if (rest != NULL)
+			*rest++ = 0;
+		obey(line, rest ? rest : line + length - 1);
+	}
+	dprintf(1, "done\n");
+	return 0;
+}
