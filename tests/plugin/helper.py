@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -59,7 +58,6 @@ def follow(orders: list[str], ctl: int, pipe: int) -> None:
     """Do what a pod's orders say.
 
     read N: print N bytes of the ctl pipe; wait: until the ctl pipe ends; exit N: end so;
-    kill N: die of a signal that has no default action in PID 1, by way of the kernel;
     status N: write a wait status on the status pipe.
     """
     for order in orders:
@@ -74,8 +72,6 @@ def follow(orders: list[str], ctl: int, pipe: int) -> None:
             os._exit(int(number))
         elif verb == "status":
             os.write(pipe, int(number).to_bytes(4, sys.byteorder))
-        elif verb == "stop":
-            signal.pause()
 
 
 def main() -> None:

@@ -17,6 +17,7 @@
  *   open N              /dev/null as descriptor N, a stray one
  *   option NAME[=VALUE] call back for a registered option
  *   call HOOK           slurm_spank_HOOK
+ *   user UID            become UID
  *   task UID            fork, task_init_privileged, become UID, task_init; its wait status
  */
 #define _GNU_SOURCE
@@ -47,7 +48,7 @@ const char *__ubsan_default_options(void)
 }
 #endif
 
-enum { ROOM = 64 };
+#define ROOM 64
 static const struct { const char *name; spank_item_t item; } names[] = {
 	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
 	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID},
@@ -192,6 +193,12 @@ static void option(char *name)
 	die(name, "the plugin registered no such option");
 }
 
+static void become(uid_t uid)
+{
+	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+		die("setresuid", strerror(errno));
+}
+
 static void task(uid_t uid)
 {
 	int status;
@@ -199,8 +206,7 @@ static void task(uid_t uid)
 
 	if (pid == 0) {
 		call("task_init_privileged");
-		if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
-			die("setresuid", strerror(errno));
+		become(uid);
 		call("task_init");
 		/* slurmstepd would execute the user's command here, which ends capabilities. */
 		dprintf(1, "command\n");
@@ -272,6 +278,8 @@ static void obey(const char *verb, char *rest)
 		option(rest);
 	} else if (strcmp(verb, "call") == 0) {
 		dprintf(1, "return %s %d\n", rest, call(rest));
+	} else if (strcmp(verb, "user") == 0) {
+		become(strtoul(rest, NULL, 10));
 	} else if (strcmp(verb, "task") == 0) {
 		task(strtoul(rest, NULL, 10));
 	} else {
