@@ -34,6 +34,8 @@ class Site:
     required: bool = False
     checkpoint_dir: str = "%h/checkpoint"
     criu: str = ""
+    python: str = ""
+    ptrace: bool = False
     unknown: tuple[str, ...] = ()
 
     def default_dir(self, user: str, home: str, job_id: int) -> Path:
@@ -65,9 +67,16 @@ def read(plugstack: str) -> Site:
             required=words[0] == "required",
             checkpoint_dir=settings.get("checkpoint_dir", Site.checkpoint_dir),
             criu=settings.get("criu", ""),
+            python=settings.get("python", _interpreter(words[1])),
+            ptrace=settings.get("ptrace") == "yes",
             unknown=unknown,
         )
     return Site(plugstack=plugstack)
+
+
+def _interpreter(plugin: str) -> str:
+    """Return the helper's interpreter by default: that of the prefix the plugin lies in."""
+    return str(Path(os.path.realpath(plugin)).parents[2] / "bin/python3") if "/" in plugin else ""
 
 
 def _lines(path: str, depth: int) -> list[list[str]]:

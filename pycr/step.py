@@ -437,9 +437,18 @@ def end_step(step: Step) -> None:
 
 
 def site() -> config.Site:
-    """Return the site's settings, from the plugstack.conf that Slurm names."""
+    """Return the site's settings, from the plugstack.conf that Slurm reads here.
+
+    Slurm names it only where it is not beside slurm.conf. Raises SlurmError.
+    """
     settings = commands.configuration()
-    return config.read(settings.get("PlugStackConfig", "/etc/slurm/plugstack.conf"))
+    named = settings.get("PlugStackConfig", "(null)")
+    if named != "(null)":
+        return config.read(named)
+    confs = [os.environ.get("SLURM_CONF", ""), settings.get("SLURM_CONF", "")]
+    places = [os.path.dirname(conf) for conf in confs if conf.startswith("/")]
+    paths = [f"{place}/plugstack.conf" for place in (*places, "/etc/slurm", "/run/slurm/conf")]
+    return config.read(next((path for path in paths if os.path.exists(path)), paths[0]))
 
 
 def check_directory(path: Path) -> None:

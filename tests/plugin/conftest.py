@@ -135,12 +135,16 @@ def root() -> None:
         pytest.skip("playing slurmstepd needs root")
 
 
+def plain_python() -> str:
+    """Return a Python for the fake programs: one that every user can run, where there is one."""
+    system = "/usr/bin/python3"
+    return system if Path(system).exists() else os.path.realpath(sys.executable)
+
+
 @pytest.fixture(scope="session")
 def python(ground: Path) -> Path:
     """Install the fake helper as a trusted interpreter and return its path."""
-    real = "/usr/bin/python3"
-    if not Path(real).exists():
-        real = os.path.realpath(sys.executable)
+    real = plain_python()
     path = ground / "bin/python3"
     path.parent.mkdir()
     source = (HERE / "helper.py").read_text(encoding="utf-8")

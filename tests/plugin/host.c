@@ -15,6 +15,9 @@
  *   setenv NAME=VALUE, unsetenv NAME, getenv NAME
  *   ignore N, block N   a signal
  *   open N              /dev/null as descriptor N, a stray one
+ *   hide DIR            an empty, read-only file system over DIR, for this process
+ *   nofork              fork fails from here on, but for root
+ *   hex FILE            what is in FILE
  *   option NAME[=VALUE] call back for a registered option
  *   call HOOK           slurm_spank_HOOK
  *   user UID            become UID
@@ -25,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <signal.h>
 #include <slurm/slurm.h>
 #include <slurm/spank.h>
@@ -32,6 +36,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -233,6 +240,31 @@ static void item(const char *text)
 	die(text, "no such item");
 }
 
+static void hex(const char *path)
+{
+	FILE *file = fopen(path, "r");
+	char *text = NULL;
+	size_t size = 0;
+	FILE *out = open_memstream(&text, &size);
+	int byte;
+
+	if (file == NULL || out == NULL)
+		die(path, strerror(errno));
+	while ((byte = getc(file)) != EOF)
+		fprintf(out, "%02x", byte);
+	fclose(file);
+	fclose(out);
+	dprintf(1, "%s %s\n", path, text);
+	free(text);
+}
+
+static void hide(const char *directory)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", directory, "tmpfs", MS_RDONLY, NULL))
+		die(directory, strerror(errno));
+}
+
 static void in_context(const char *name)
 {
 	context = strcmp(name, "local") == 0	   ? S_CTX_LOCAL
@@ -274,12 +306,20 @@ static void obey(const char *verb, char *rest)
 	} else if (strcmp(verb, "open") == 0) {
 		if (dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), atoi(rest)) < 0)
 			die("dup2", strerror(errno));
+	} else if (strcmp(verb, "hide") == 0) {
+		hide(rest);
+	} else if (strcmp(verb, "nofork") == 0) {
+		setrlimit(RLIMIT_NPROC, &(struct rlimit){0, 0});
+	} else if (strcmp(verb, "hex") == 0) {
+		hex(rest);
 	} else if (strcmp(verb, "option") == 0) {
 		option(rest);
 	} else if (strcmp(verb, "call") == 0) {
 		dprintf(1, "return %s %d\n", rest, call(rest));
 	} else if (strcmp(verb, "user") == 0) {
 		become(strtoul(rest, NULL, 10));
+		/* As a program that this user has started: /proc/self is theirs. */
+		prctl(PR_SET_DUMPABLE, 1);
 	} else if (strcmp(verb, "task") == 0) {
 		task(strtoul(rest, NULL, 10));
 	} else {
@@ -298,6 +338,8 @@ int main(int argc, char **argv)
 	plugin = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
 	if (plugin == NULL)
 		die("dlopen", dlerror());
+	/* A srun that the plugin starts again goes on in the script where this one stopped. */
+	setvbuf(stdin, NULL, _IONBF, 0);
 	while ((length = getline(&line, &size, stdin)) > 0) {
 		char *rest;
 		line[length - 1] = 0; /* driver.py ends each line */

@@ -108,6 +108,6 @@ def test_the_first_fault_is_the_one_named(host: Host) -> None:
 
 
 def test_the_last_of_two_values_counts(host: Host, tmp_path: Path) -> None:
-    args = [f"arg srun_cr={tmp_path}/first", f"arg srun_cr={tmp_path}/second"]
+    args = [f"arg python={tmp_path}/first", f"arg python={tmp_path}/second"]
     run = host.run(["context local", *args, "call init", "option cr", "call init_post_opt"])
     assert run.refused().startswith(f"cr: couldn't execute {tmp_path}/second: ")

@@ -1,131 +1,221 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""srun --cr: going under srun_cr, with what the shell gave srun, once."""
+"""srun --cr: srun_cr in this process's place, srun again as its child, as the shell started it."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
+import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .driver import Host
+from .conftest import HERE, plain_python
+from .driver import USER, Host, Run
 
-# Says how it was executed; the interpreter's own start changes SIGPIPE and SIGXFSZ alone.
-WRAPPER = """#!/bin/sh
-printf 'wrapper\\n'
-tr '\\0' '\\n' < /proc/self/environ > "${0%/*}/environ"
-for word; do printf '%s\\0' "$word"; done > "${0%/*}/argv"
-grep -E '^Sig(Blk|Ign)' /proc/$$/status > "${0%/*}/signals"
-exit 5
-"""
 HOOKS = ["call init", "option cr", "call init_post_opt"]
+# What the child does: the host that the plugin starts again reads on where the first one stopped.
+CHILD = ["hex /proc/self/cmdline", "hex /proc/self/environ", "hex /proc/self/status"]
+CHILD += ["hex /proc/self/stat"]
 
 
 @pytest.fixture
-def wrapper(tmp_path: Path) -> Path:
-    path = tmp_path / "srun_cr"
-    path.write_text(WRAPPER, encoding="ascii")
-    path.chmod(0o755)
-    return path
+def settings(tmp_path: Path) -> list[str]:
+    """The arguments for plugstack.conf that name the fake srun_cr and its interpreter."""
+    wrapper = tmp_path / "srun_cr"
+    wrapper.touch()
+    python = tmp_path / "python3"
+    source = (HERE / "wrapper.py").read_text(encoding="utf-8")
+    python.write_text(f"#!{plain_python()} -I\n{source}", encoding="utf-8")
+    python.chmod(0o755)
+    return [f"arg python={python}", f"arg srun_cr={wrapper}"]
 
 
-def script(wrapper: Path, context: str = "local", *first: str) -> list[str]:
-    return [*first, f"context {context}", f"arg srun_cr={wrapper}", *HOOKS]
+def script(settings: Sequence[str], context: str = "local") -> list[str]:
+    return [f"context {context}", *settings, *HOOKS]
 
 
-def signals(wrapper: Path) -> dict[str, int]:
-    lines = (wrapper.parent / "signals").read_text(encoding="ascii").splitlines()
-    return {line[:6]: int(line.split()[1], 16) for line in lines}
+def wrapped(run: Run) -> dict[str, Any]:
+    """Return what the fake srun_cr said, which ended with a status of its own."""
+    assert run.returncode == 5, run.lines
+    assert not run.errors
+    report: dict[str, Any] = json.loads(run.one("wrapper"))
+    assert report["pid"] == run.pid
+    assert report["ended"] == 0
+    return report
+
+
+def child_file(run: Run, name: str) -> bytes:
+    return bytes.fromhex(run.one(f"/proc/self/{name}"))
 
 
 def bits(*numbers: int) -> int:
     return sum(1 << (number - 1) for number in numbers)
 
 
-def test_executes_the_wrapper_with_the_shells_words(host: Host, wrapper: Path) -> None:
+def test_both_get_the_shells_words(host: Host, settings: list[str]) -> None:
     words = ["--cr", "-n", "2", "", "a b", "ends\nhere", "*", "--", "\udcff"]
-    run = host.run(script(wrapper), args=words, env={"A": "1", "B": "x\ty"})
-    assert run.returncode == 5
-    assert run.lines[-1] == "wrapper"
-    given = (wrapper.parent / "argv").read_bytes().split(b"\0")[:-1]
-    assert given == [str(host.plugin).encode()] + [
+    run = host.run([*script(settings), *CHILD], args=words, env={"A": "1"})
+    given = [str(host.plugin).encode()] + [
         word.encode("utf-8", "surrogateescape") for word in words
+    ]
+    wrapper = settings[1].partition("=")[2]
+    assert child_file(run, "cmdline").split(b"\0")[:-1] == [b"srun", *given]
+    assert [bytes.fromhex(each) for each in wrapped(run)["argv"]] == [
+        *(b"-I", b"-S", wrapper.encode()),
+        *given,
     ]
 
 
-@pytest.mark.parametrize("count", [1, 5000])
-def test_gives_the_shells_environment(host: Host, wrapper: Path, count: int) -> None:
-    """Also one larger than the buffer it is first read into; not what srun has added since."""
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_both_get_the_shells_environment(host: Host, settings: list[str], count: int) -> None:
+    """None at all, one, and more than the buffer first made for it; not what srun has added."""
     env = {f"V{number}": "x" * 20 for number in range(count)}
-    run = host.run(script(wrapper, "local", "setenv SRUNS_OWN=1", "unsetenv V0"), env=env)
-    assert run.returncode == 5
-    found = (wrapper.parent / "environ").read_text(encoding="ascii").splitlines()
-    assert sorted(found) == sorted(
-        [f"{key}={value}" for key, value in env.items()]
-        + [f"CR_SRUN={host.program}", "CR_IGNORED=" + "0" * 64]
-    )
+    before = ["setenv SRUNS_OWN=1", "unsetenv V0"]
+    run = host.run([*before, *script(settings), *CHILD], env=env)
+    given = [f"{key}={value}" for key, value in env.items()]
+    report = wrapped(run)
+    path = report["told"]["SOCKET"]
+    assert child_file(run, "environ").decode().split("\0")[:-1] == [
+        *given,
+        f"SLURM_SRUN_CR_SOCKET={path}",
+    ]
+    told = {each.partition("=")[0] for each in report["environ"][count:]}
+    assert report["environ"][:count] == given
+    assert told == {
+        f"SRUN_CR_{name}" for name in "SRUN SOCKET CHILD LISTENER TERMINAL IGNORED".split()
+    }
 
 
-def test_an_empty_environment_is_no_hindrance(host: Host, wrapper: Path) -> None:
-    """As in `env -i /usr/bin/srun --cr ...`."""
-    assert host.run(script(wrapper), env={}).returncode == 5
+def test_the_wrapper_is_told_its_child(host: Host, settings: list[str]) -> None:
+    run = host.run([*script(settings), *CHILD], env={"A": "1"})
+    report = wrapped(run)
+    pid, _, _, parent, group = child_file(run, "stat").split()[:5]
+    assert report["told"]["SRUN"] == str(host.program)
+    assert report["told"]["CHILD"] == pid.decode()
+    assert report["told"]["TERMINAL"] == "0"
+    assert int(parent) == run.pid
+    assert group == pid != str(report["pgrp"]).encode()
 
 
-def test_gives_the_shells_signals(host: Host, wrapper: Path) -> None:
-    """Those that srun blocks for itself are not the shell's; ignored ones are, and are told."""
+def test_the_wrapper_listens_for_its_child(host: Host, settings: list[str]) -> None:
+    frame = ["context local", "item job 7", "item step 0", "layout n0", "call init"]
+    run = host.run([*script(settings), *frame, "call local_user_init"], env={"A": "1"})
+    report = wrapped(run)
+    assert bytes.fromhex(report["frame"]) == struct.pack("=IIi", 7, 0, 2) + b"n0\0"
+    assert report["mode"] == 0o700
+    assert report["told"]["SOCKET"].startswith("/tmp/srun_cr.")
+    assert not Path(report["told"]["SOCKET"]).parent.exists()
+
+
+def test_both_get_the_shells_signals(host: Host, settings: list[str]) -> None:
+    """Blocked by srun is not blocked by the shell; what is set after slurm_spank_init is srun's."""
     ignored = (signal.SIGHUP, signal.SIGXFSZ)
     blocked = (signal.SIGTSTP, signal.SIGRTMIN)
     sruns = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT, signal.SIGTERM, signal.SIGHUP)
     sruns += (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGWINCH)
     first = [f"ignore {each.value}" for each in ignored]
     first += [f"block {each.value}" for each in (*blocked, *sruns)]
-    later = [f"ignore {signal.SIGUSR1.value}", f"block {signal.SIGUSR2.value}"]
-    lines = script(wrapper, "local", *first)
-    run = host.run([*lines[:-1], *later, lines[-1]], env={"A": "1"})
-    assert run.returncode == 5
-    assert signals(wrapper) == {"SigBlk": bits(*blocked), "SigIgn": bits(*ignored)}
-    found = (wrapper.parent / "environ").read_text(encoding="ascii").splitlines()
-    told = [line for line in found if line.startswith("CR_IGNORED=")]
+    later = [f"ignore {signal.SIGUSR1.value}", f"block {signal.SIGXCPU.value}"]
+    lines = script(settings)
+    run = host.run([*first, *lines[:-1], *later, lines[-1], *CHILD], env={"A": "1"})
+    report = wrapped(run)
+    status = dict(line.split(":\t") for line in child_file(run, "status").decode().splitlines())
+    assert int(status["SigBlk"], 16) == bits(*blocked)
+    assert int(status["SigIgn"], 16) == bits(*ignored)
+    # The wrapper's start: no signal may end it before it has its handlers. Python itself ignores
+    # SIGPIPE and SIGXFSZ.
+    uncatchable = bits(signal.SIGKILL, signal.SIGSTOP)
+    assert report["signals"]["SigBlk"] & (1 << 31) - 1 == (1 << 31) - 1 & ~uncatchable
+    assert report["signals"]["SigIgn"] == bits(*ignored, signal.SIGPIPE)
     flags = "".join("1" if number in ignored else "0" for number in range(1, 65))
-    assert told == [f"CR_IGNORED={flags}"]
+    assert report["told"]["IGNORED"] == flags
 
 
-def test_under_srun_cr_srun_goes_on(host: Host, wrapper: Path) -> None:
-    run = host.run(script(wrapper), env={"SLURM_SRUN_CR_SOCKET": "/s", "CR_SRUN": "/usr/bin/srun"})
+def test_under_srun_cr_srun_goes_on(host: Host, settings: list[str]) -> None:
+    run = host.run(script(settings), env={"SLURM_SRUN_CR_SOCKET": "/s"})
     assert run.all("return") == ["init 0", "init_post_opt 0"]
-    assert not run.errors
+    assert run.returncode == 0
 
 
-def test_without_cr_srun_goes_on(host: Host, wrapper: Path) -> None:
-    run = host.run([line for line in script(wrapper) if line != "option cr"])
+def test_without_cr_srun_goes_on(host: Host, settings: list[str]) -> None:
+    run = host.run([line for line in script(settings) if line != "option cr"])
     assert run.all("return") == ["init 0", "init_post_opt 0"]
-
-
-def test_refuses_to_go_round_in_circles(host: Host, wrapper: Path) -> None:
-    run = host.run(script(wrapper), env={"CR_SRUN": "/usr/bin/srun"})
-    assert run.refused() == "cr: --cr: srun_cr started srun without SLURM_SRUN_CR_SOCKET"
-
-
-def test_says_that_the_wrapper_is_missing(host: Host, tmp_path: Path) -> None:
-    run = host.run(script(tmp_path / "gone"), env={"A": "1"})
-    assert run.refused() == f"cr: couldn't execute {tmp_path}/gone: No such file or directory"
-
-
-def test_says_that_the_wrapper_is_not_executable(host: Host, wrapper: Path) -> None:
-    wrapper.chmod(0o644)
-    run = host.run(script(wrapper), env={"A": "1"})
-    assert run.refused() == f"cr: couldn't execute {wrapper}: Permission denied"
-
-
-def test_the_wrapper_is_found_beside_the_plugin(host: Host) -> None:
-    """PREFIX/lib/slurm/spank_cr.so has PREFIX/bin/srun_cr."""
-    prefix = host.plugin.parents[2]
-    run = host.run(["context local", *HOOKS], env={"A": "1"})
-    assert run.refused() == f"cr: couldn't execute {prefix}/bin/srun_cr: No such file or directory"
+    assert run.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["sbatch", "salloc"])
-def test_sbatch_and_salloc_do_not_wrap(host: Host, wrapper: Path, name: str) -> None:
-    run = host.run(script(wrapper, "allocator"), name=name)
+def test_sbatch_and_salloc_do_not_wrap(host: Host, settings: list[str], name: str) -> None:
+    run = host.run(script(settings, "allocator"), name=name)
     assert run.all("return") == ["init 0", "init_post_opt 0"]
-    assert not run.errors
+    assert run.returncode == 0
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_says_what_is_missing(host: Host, settings: list[str], which: int) -> None:
+    path = Path(settings[which].partition("=")[2])
+    path.unlink()
+    assert host.run(script(settings)).refused() == (
+        f"cr: couldn't execute {path}: No such file or directory"
+    )
+
+
+def test_says_that_the_interpreter_is_not_executable(host: Host, settings: list[str]) -> None:
+    path = Path(settings[0].partition("=")[2])
+    path.chmod(0o644)
+    assert host.run(script(settings)).refused() == f"cr: couldn't execute {path}: Permission denied"
+
+
+def test_the_wrapper_is_found_beside_the_plugin(host: Host, settings: list[str]) -> None:
+    """PREFIX/lib/slurm/spank_cr.so has PREFIX/bin/srun_cr."""
+    prefix = host.plugin.parents[2]
+    assert host.run(script(settings[:1])).refused() == (
+        f"cr: couldn't execute {prefix}/bin/srun_cr: No such file or directory"
+    )
+
+
+def left_behind() -> list[Path]:
+    """Return and remove what the unprivileged user left in /tmp."""
+    left = [each for each in Path("/tmp").glob("srun_cr.*") if each.stat().st_uid == USER]
+    for each in left:
+        shutil.rmtree(each)
+    return left
+
+
+def test_says_that_the_interpreter_does_not_start(host: Host, root: None, place: Path) -> None:
+    """The srun that was started beside it is stopped, and nothing is left."""
+    for name in ("python3", "srun_cr"):
+        (place / name).write_bytes(b"\x7fELF")
+        (place / name).chmod(0o755)
+    settings = [f"arg python={place}/python3", f"arg srun_cr={place}/srun_cr"]
+    run = host.run([f"user {USER}", *script(settings)], env={"A": "1"})
+    assert not left_behind()
+    assert run.returncode == 1
+    assert run.errors == [f"cr: couldn't execute {place}/python3: Exec format error"]
+
+
+def test_says_that_it_cannot_fork(host: Host, root: None, place: Path) -> None:
+    for name in ("python3", "srun_cr"):
+        (place / name).touch(0o755)
+    settings = [f"arg python={place}/python3", f"arg srun_cr={place}/srun_cr"]
+    run = host.run([f"user {USER}", "nofork", *script(settings)], env={"A": "1"})
+    left = left_behind()
+    assert run.refused() == "cr: couldn't fork: Resource temporarily unavailable"
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [("/tmp", "couldn't make a socket in /tmp"), ("/proc", "couldn't read /proc/self")],
+)
+def test_says_what_it_cannot_do_without(
+    host: Host, root: None, place: Path, hidden: str, message: str
+) -> None:
+    for name in ("python3", "srun_cr"):
+        (place / name).touch(0o755)
+    settings = [f"arg python={place}/python3", f"arg srun_cr={place}/srun_cr"]
+    run = host.run([f"hide {hidden}", *script(settings)], env={"A": "1"})
+    assert run.refused() == f"cr: --cr: {message}"

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pycr doctor`: what this node lacks for pycr to work, each with its remedy.
+
+It looks and changes nothing. It speaks of the node it runs on: `srun -w NODE pycr doctor` for
+another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import pwd
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pycr import config, step
+from pycr.cli import verb_parser
+from pycr.engine import criu
+from pycr.errors import DirectoryError, NotSupported, PycrError, SlurmError
+from pycr.slurm import commands
+
+CAP_CHECKPOINT_RESTORE = 40
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. remedy is "" where nothing is wrong."""
+
+    name: str
+    found: str
+    remedy: str = ""
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb with its arguments; return the exit status."""
+    parser = verb_parser(verb)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    findings = list(look())
+    if arguments.json:
+        rows = [{**asdict(each), "ok": not each.remedy} for each in findings]
+        print(json.dumps({"node": socket.gethostname(), "findings": rows}, indent=1))
+    else:
+        width = max(len(each.name) for each in findings)
+        for each in findings:
+            mark = "LACKS" if each.remedy else "ok"
+            print(f"{mark:<5}  {each.name:<{width}}  {each.found}")
+            if each.remedy:
+                print(f"{'':<5}  {'':<{width}}  -> {each.remedy}")
+    return NotSupported.exit_status if any(each.remedy for each in findings) else 0
+
+
+def look() -> Iterator[Finding]:
+    """Look at everything, from Slurm to the image directory."""
+    site = config.Site()
+    try:
+        yield Finding("Slurm", commands.version())
+        site = step.site()
+    except SlurmError as error:
+        yield Finding("Slurm", str(error), "make Slurm's commands work for you on this node")
+    else:
+        yield from plugin(site)
+        yield from interpreter(site)
+    yield kernel()
+    yield capability()
+    yield from engine(site)
+    yield yama(site)
+    yield namespaces()
+    yield image_directory(site)
+
+
+def plugin(site: config.Site) -> Iterator[Finding]:
+    """Look at the line in plugstack.conf and whether srun takes the plugin."""
+    line = "optional /opt/pycr/lib/slurm/spank_cr.so"
+    if site.plugin is None:
+        yield Finding("plugin", f"none in {site.plugstack}", f"add to it: {line}")
+        return
+    if site.required:
+        yield Finding(
+            "plugin line", "required", "make it optional: a required plugin can drain nodes"
+        )
+    if site.unknown:
+        yield Finding("plugin line", f"unknown {site.unknown[0]}", "see spank_cr(8) for the keys")
+    try:
+        knows = "--cr-helper" in commands.run("srun", "--help")
+    except SlurmError:
+        knows = False
+    if knows:
+        yield Finding("plugin", site.plugin)
+    elif not Path(site.plugin).exists():
+        yield Finding("plugin", f"{site.plugin}: not there", "install pycr on this node")
+    else:
+        yield Finding(
+            "plugin",
+            f"{site.plugin}: srun does not load it",
+            "build pycr against the headers of this node's Slurm, of the same major.minor",
+        )
+
+
+def interpreter(site: config.Site) -> Iterator[Finding]:
+    """Look at the helper's interpreter as the plugin will: nobody but root may change it."""
+    if not site.python:
+        return
+    path = site.python
+    try:
+        fault = untrusted(path)
+    except OSError as error:
+        yield Finding("interpreter", f"{path}: {error.strerror}", "set python= to an interpreter")
+        return
+    remedy = "make it and its directories root's, writable by root alone" if fault else ""
+    yield Finding("interpreter", fault or path, remedy)
+
+
+def untrusted(path: str) -> str:
+    """Return what keeps the plugin from trusting a path, "" where nothing does. Raises OSError.
+
+    The same walk as cr_trusted() in spank_cr/config.pxi.
+    """
+    todo, done = path.strip("/").split("/"), "/"
+    links = 0
+    while True:
+        status = os.lstat(done)
+        if status.st_uid != 0:
+            return f"{done}: does not belong to root"
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > 40:
+                return f"{path}: too many symbolic links"
+            target = os.path.join(os.path.dirname(done), os.readlink(done))
+            todo, done = [*target.strip("/").split("/"), *todo], "/"
+            continue
+        if status.st_mode & 0o022:
+            return f"{done}: others than root may write it"
+        if not todo:
+            return "" if os.access(done, os.X_OK) else f"{done}: not executable"
+        done = os.path.join(done, todo.pop(0))
+
+
+def release() -> tuple[int, int]:
+    """Return the kernel's major and minor version."""
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+
+
+def kernel() -> Finding:
+    """Look at the kernel's version."""
+    remedy = "" if release() >= (5, 9) else "Linux 5.9 or later: CAP_CHECKPOINT_RESTORE came there"
+    return Finding("kernel", platform.release(), remedy)
+
+
+def capability() -> Finding:
+    """Look whether a process here can have CAP_CHECKPOINT_RESTORE at all."""
+    match = re.search(r"CapBnd:\s*([0-9a-f]+)", Path("/proc/self/status").read_text())
+    held = match is not None and int(match.group(1), 16) >> CAP_CHECKPOINT_RESTORE & 1
+    if held:
+        return Finding("capability", "CAP_CHECKPOINT_RESTORE is in the bounding set")
+    return Finding(
+        "capability",
+        "CAP_CHECKPOINT_RESTORE is not in the bounding set",
+        "let slurmd keep it (CapabilityBoundingSet= of its unit)",
+    )
+
+
+def engine(site: config.Site) -> Iterator[Finding]:
+    """Look at CRIU and whether it knows this kernel."""
+    try:
+        path = criu.find(site.criu)
+        found = criu.version(path)
+    except PycrError as error:
+        yield Finding("CRIU", str(error), "install criu 4.1 or later, or set criu=")
+        return
+    text = f"{'.'.join(str(part) for part in found)} ({path})"
+    remedy = ""
+    if found < (3, 18):
+        remedy = "3.18 or later: the first that runs unprivileged"
+    elif found < (4, 1) and release() >= (6, 13):
+        remedy = "4.1 or later: older ones fail on kernels from 6.13"
+    yield Finding("CRIU", text, remedy)
+    if not remedy and found < (4, 2) and release() >= (6, 16):
+        # No lack: all else works. It is said so that a failure there is no riddle.
+        yield Finding("CRIU sockets", "TCP and UDP sockets need 4.2 on kernels from 6.16")
+
+
+def yama(site: config.Site) -> Finding:
+    """Look at what yama lets a helper do."""
+    try:
+        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except (OSError, ValueError):
+        return Finding("yama", "not in this kernel")
+    remedy = ""
+    if scope >= 3:
+        remedy = "kernel.yama.ptrace_scope 3 forbids every dump: 2 or less"
+    elif scope >= 1 and not site.ptrace:
+        remedy = "set ptrace=yes in plugstack.conf, or kernel.yama.ptrace_scope to 0"
+    return Finding("yama", f"ptrace_scope {scope}", remedy)
+
+
+def namespaces() -> Finding:
+    """Look whether a restart can have namespaces of its own."""
+    counts = []
+    for kind in ("pid", "mnt"):
+        try:
+            counts.append(int(Path(f"/proc/sys/user/max_{kind}_namespaces").read_text()))
+        except (OSError, ValueError):
+            return Finding("namespaces", "not in this kernel", "a kernel with PID namespaces")
+    remedy = "" if min(counts) > 0 else "raise user.max_pid_namespaces and max_mnt_namespaces"
+    return Finding("namespaces", f"{min(counts)} allowed", remedy)
+
+
+def image_directory(site: config.Site) -> Finding:
+    """Look at the default image directory; it need not be there yet."""
+    path = step.default_dir(site, 0)
+    nearest = path
+    while not nearest.exists():
+        nearest = nearest.parent
+    try:
+        step.check_directory(nearest)
+    except DirectoryError as error:
+        user = pwd.getpwuid(os.getuid()).pw_name
+        return Finding("images", str(error), f"make it writable for {user}, or set checkpoint_dir=")
+    return Finding("images", f"{path}{'' if nearest == path else ' (will be made)'}")
