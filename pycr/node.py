@@ -211,18 +211,24 @@ class Helper:
             dump.join()
 
     def seal(self) -> None:
-        """Make the images durable and report their files."""
-        assert self.directory is not None
-        for task_id in self.dumps:
-            try:
-                directory = image.open_owned(self.directory / image.task_name(task_id))
-                files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
-                os.close(directory)
-            except OSError as error:
-                raise DirectoryError(f"{self.directory}: {error.strerror}") from error
-            self.report({"event": "sealed", "task": task_id, "files": files})
+        """Make the images durable and report their files, side by side as they were dumped."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(self.parallel) as pool:
+            list(pool.map(self.seal_task, self.dumps))
         self.clean()
         self.report({"event": "clean"})
+
+    def seal_task(self, task_id: int) -> None:
+        """Make one task's image durable and report its files. Raises DirectoryError."""
+        assert self.directory is not None
+        try:
+            directory = image.open_owned(self.directory / image.task_name(task_id))
+            files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
+            os.close(directory)
+        except OSError as error:
+            raise DirectoryError(f"{self.directory}: {error.strerror}") from error
+        self.report({"event": "sealed", "task": task_id, "files": files})
 
     def clean(self) -> None:
         """Remove what CRIU kept for the next dump on this node."""
