@@ -8,12 +8,15 @@ is left, and it is installed as PREFIX/lib/slurm/spank_cr.so. `python3 setup.py 
 builds it alone. CC, CFLAGS and SLURM_INCLUDE (the directory that holds slurm/spank.h) are heeded.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
@@ -21,11 +24,32 @@ from setuptools.command.build import build
 ROOT = Path(__file__).resolve().parent
 PLUGIN = Path("build/spank_cr.so")
 OLDEST_SLURM = (22, 5)
-CFLAGS = """-std=gnu11 -O2 -g -fPIC -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-parameter
-    -fstack-protector-strong -D_FORTIFY_SOURCE=2 -D_GNU_SOURCE -ffunction-sections -fdata-sections
-    -DCYTHON_NO_PYINIT_EXPORT -DCYTHON_WITHOUT_ASSERTIONS=1""".split()
-LDFLAGS = """-shared -Wl,--gc-sections -Wl,-z,relro -Wl,-z,now -Wl,--no-undefined-version
-    -Wl,--version-script=spank_cr/spank_cr.lds""".split()
+CFLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-g",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+    "-Wno-unused-parameter",
+    "-fstack-protector-strong",
+    "-D_FORTIFY_SOURCE=2",
+    "-D_GNU_SOURCE",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-DCYTHON_NO_PYINIT_EXPORT",
+    "-DCYTHON_WITHOUT_ASSERTIONS=1",
+]
+LDFLAGS = [
+    "-shared",
+    "-Wl,--gc-sections",
+    "-Wl,-z,relro",
+    "-Wl,-z,now",
+    "-Wl,--no-undefined-version",
+    "-Wl,--version-script=spank_cr/spank_cr.lds",
+]
 
 
 class BuildError(SystemExit):
@@ -43,7 +67,11 @@ def slurm_include() -> list[str]:
     cc = shlex.split(os.environ.get("CC", "cc"))
     try:
         found = subprocess.run(
-            [*cc, "-E", "-P", "-x", "c", *flags, "-"], input=probe, capture_output=True, text=True, check=False
+            [*cc, "-E", "-P", "-x", "c", *flags, "-"],
+            input=probe,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError as error:
         raise BuildError(f"no C compiler: {cc[0]}: install one, or set CC") from error
@@ -72,11 +100,11 @@ def run(argv: list[str]) -> str:
         raise BuildError(f"{argv[0]} failed with status {error.returncode}") from error
 
 
-class build_plugin(Command):  # noqa: N801: distutils spells its commands so
+class build_plugin(Command):
     """Compile and link spank_cr.so, and refuse it when a symbol of Python's is left in it."""
 
     description = "build the SPANK plugin"
-    user_options = []
+    user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
 
     def initialize_options(self) -> None:
         pass
@@ -92,9 +120,8 @@ class build_plugin(Command):  # noqa: N801: distutils spells its commands so
         PLUGIN.parent.mkdir(exist_ok=True)
         source = PLUGIN.with_suffix(".c")
         Options.docstrings = False
-        result = cython(
-            "spank_cr/spank_cr.pyx", output_file=str(source), include_path=["spank_cr"]
-        )
+        options = {"output_file": str(source), "include_path": ["spank_cr"]}
+        result = cython("spank_cr/spank_cr.pyx", **options)  # type: ignore[no-untyped-call]
         if result.num_errors:
             raise BuildError("Cython failed")
         cc = shlex.split(os.environ.get("CC", "cc"))
@@ -109,7 +136,7 @@ class build_plugin(Command):  # noqa: N801: distutils spells its commands so
             raise BuildError("it would need libpython, for " + " ".join(python))
 
 
-class build_all(build):  # noqa: N801
+class build_all(build):
     """Build the plugin with everything else: data_files then find it."""
 
     sub_commands = [("build_plugin", None), *build.sub_commands]

@@ -10,12 +10,9 @@ but CRIU. Its order of work is protocol.py's diagram.
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import socket
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 from pycr import image, protocol, task
@@ -122,8 +119,8 @@ class Helper:
             wish = proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
         version = ".".join(str(part) for part in criu.version(self.criu))
         host = {
-            "kernel": platform.release(),
-            "machine": platform.machine(),
+            "kernel": os.uname().release,
+            "machine": os.uname().machine,
             "criu": version,
             "slurm": commands.version(),
         }
@@ -233,8 +230,7 @@ class Helper:
     def clean(self) -> None:
         """Remove what CRIU kept for the next dump on this node."""
         if self.directory is not None:
-            with suppress(OSError):
-                shutil.rmtree(self.directory / f".criu.{self.node}")
+            image.remove_tree(self.directory / f".criu.{self.node}")
 
 
 def main() -> int:

@@ -190,7 +190,7 @@ class Pod:
                 elif fd == self.ctl:
                     signals = os.read(self.ctl, 256)
                     if not signals:
-                        os._exit(1)         # the parent is gone, and with it the step
+                        os._exit(1)  # the parent is gone, and with it the step
                     for number in signals:
                         self.forward(number)
                 else:
@@ -292,7 +292,7 @@ class Pod:
 def main() -> int:
     """Run the pod with the plugin's words; returns only when the task was not restored."""
     os.umask(0o077)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)      # a pod's PID 1 ignores what it does not catch
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a pod's PID 1 ignores what it does not catch
     pod = Pod(sys.argv[1:])
     try:
         pod.restore()

@@ -35,9 +35,9 @@ from pycr.errors import PycrError
 
 PIECE = 800
 MAX_OBJECT = 64 << 20
-POD_COMM = "pycr-pod"            # the pod's parent: spank_cr/pod.pxi
-POD_WORDS = 4                    # python3 -I -m pycr.pod, then the helper's words
-POD_SOCKET = 13                  # among those: the name of its socket
+POD_COMM = "pycr-pod"  # the pod's parent: spank_cr/pod.pxi
+POD_WORDS = 4  # python3 -I -m pycr.pod, then the helper's words
+POD_SOCKET = 13  # among those: the name of its socket
 
 Object = dict[str, Any]
 

@@ -24,13 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-MAX_NODELIST = 32768             # as the original srun_cr
-FRAME_HEAD = 12                  # u32 job id, u32 step id, int length; native-endian
-SLOW = 10.0                      # seconds a connection may take to send its frame
+MAX_NODELIST = 32768  # as the original srun_cr
+FRAME_HEAD = 12  # u32 job id, u32 step id, int length; native-endian
+SLOW = 10.0  # seconds a connection may take to send its frame
 MAX_CONNECTIONS = 16
 VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED")
-PLUGIN_PATIENCE = 1.0            # seconds after which a plugin that kept silent is looked for
-PLACE, PREFIX = "/tmp", "srun_cr."       # spank_cr/wrap.pxi makes its own there too
+PLUGIN_PATIENCE = 1.0  # seconds after which a plugin that kept silent is looked for
+PLACE, PREFIX = "/tmp", "srun_cr."  # spank_cr/wrap.pxi makes its own there too
 
 
 def say(text: str) -> None:
@@ -158,7 +158,7 @@ class Wrapper:
             try:
                 os.setpgid(0, 0)
                 if self.terminal:
-                    os.tcsetpgrp(0, os.getpid())       # SIGTTOU is blocked here, so it works
+                    os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here, so it works
                 for number in own | {_signal.SIGINT} - self.ignored:
                     _signal.signal(number, _signal.SIG_DFL)
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
@@ -168,7 +168,7 @@ class Wrapper:
             finally:
                 os._exit(127)
         try:
-            os.setpgid(self.pid, self.pid)      # whoever of the two comes first
+            os.setpgid(self.pid, self.pid)  # whoever of the two comes first
         except OSError:
             pass
 
@@ -198,8 +198,8 @@ class Wrapper:
                 return status
             for descriptor, _ in poll.poll(self.timeout()):
                 if descriptor == wake_read:
-                    for number in os.read(wake_read, 4096):
-                        self.forward(number)
+                    for byte in os.read(wake_read, 4096):
+                        self.forward(byte)
                 elif descriptor == self.listener.socket.fileno():
                     self.accept(poll)
                 else:
@@ -403,7 +403,7 @@ def adopted(argv: list[str]) -> Wrapper | None:
         child, descriptor = int(told["CHILD"]), int(told["LISTENER"])
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except (ValueError, ChildProcessError):
-        return None                 # not told, or told an ancestor of this one
+        return None  # not told, or told an ancestor of this one
     wrapper = Wrapper(argv, Listener(told["SOCKET"], descriptor))
     wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"])
     return wrapper

@@ -114,13 +114,13 @@ class Helpers:
                 "--chdir=/",
                 "--job-name=pycr",
                 f"--cr-helper={step.name}",
-                "/bin/false",       # what runs, and fails, where the plugin is not
+                "/bin/false",  # what runs, and fails, where the plugin is not
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=commands.environment(),
-            start_new_session=True,     # a Ctrl-C is for this process, which then lets go in order
+            start_new_session=True,  # a Ctrl-C is for this process, which then lets go in order
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin = self.process.stdin
@@ -130,7 +130,7 @@ class Helpers:
 
     def tell(self, **value: Any) -> None:
         """Send a command to every helper."""
-        with suppress(BrokenPipeError):     # its end is seen, with its reason, when reading
+        with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
             self.stdin.write(protocol.parse_line(value))
             self.stdin.flush()
 
@@ -361,7 +361,7 @@ class Checkpoint:
                     streams=facts["streams"],
                     began=dumped["began"],
                     frozen=times["frozen"],
-                    seconds=times.get("seconds", dumped["frozen"]),
+                    seconds=times["seconds"] if "seconds" in times else dumped["frozen"],
                     files=helpers.events("sealed")[task]["files"],
                 )
             )
@@ -390,9 +390,7 @@ class Checkpoint:
                 self.writer.abandon()
 
 
-def checkpoint(
-    job: Job, steps: Sequence[Step], options: Options, progress: Progress
-) -> list[Path]:
+def checkpoint(job: Job, steps: Sequence[Step], options: Options, progress: Progress) -> list[Path]:
     """Checkpoint steps of a job, all or none; return their generations in the same order.
 
     Raises PycrError; then every task runs on, and no new generation exists.

@@ -101,7 +101,7 @@ class Dump(threading.Thread):
         self._has_slot = False
 
     def release(self, commit: bool) -> None:
-        """Let the task go: on or to its end, as asked when commit is true, on in any case if not."""
+        """Let the task go: as asked when commit is true, on in any case when it is not."""
         self._commit = commit
         self._go.set()
 

@@ -2,8 +2,8 @@
 # A restart's task: the pod, in which criu restores the task, and its parent, which Slurm knows as
 # the task.
 #
-#   slurmstepd -- parent (this process; no capability) == ctl, status pipes == pod: PID 1 (pycr.pod)
-#                   signals -> one byte on ctl                                   `- the restored task
+#   slurmstepd -- parent (this process, no caps) == ctl, status == pod: PID 1 (pycr.pod)
+#                   signals -> one byte on ctl                            `- the restored task
 #                   its own end <- wait status on status
 #
 # A signal goes to PID 1 as a byte, not as a signal: some process-tracking plugins signal every

@@ -49,14 +49,14 @@ cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
                          const char *doing) noexcept nogil:
     """Execute the trusted helper, with an environment made from nothing and no stray descriptor.
 
-    The helper's words: JOB STEP TASK LOCAL_TASK TASKS NODE CRIU PARALLEL GHOST_LIMIT, then those in `more`.
+    Its words: JOB STEP TASK LOCAL_TASK TASKS NODE CRIU PARALLEL GHOST_LIMIT, then those in `more`.
     """
     cdef const char *argv[24]
     cdef const char *envp[4]
     cdef char number[5][12]
     cdef char conf[PATH_SIZE + 16]
     cdef char fault[640]
-    cdef const char *slurm_conf = getenv(b"SLURM_CONF")     # slurmstepd's own: root's, not the job's
+    cdef const char *slurm_conf = getenv(b"SLURM_CONF")   # slurmstepd's own, not the job's
     cdef int n = 0
     cdef int i
     if not cr_trusted(config.python, fault, sizeof(fault)):

@@ -30,7 +30,7 @@ def timed(action: Callable[[], None]) -> float:
 
 
 def touch_memory(size: int = 8 << 30) -> None:
-    """Use and free memory once: a virtual machine's first use of a page can be five times dearer."""
+    """Use and free memory once: a virtual machine's first use of a page may be far dearer."""
     child = os.fork()
     if child == 0:
         view = memoryview(mmap.mmap(-1, size))
@@ -93,9 +93,7 @@ class Bench:
         creates: list[tuple[float, float]] = []
         restarts: list[tuple[float, float]] = []
         for turn in range(PAIRS + 1):
-            self.victims(
-                lambda: self.alice.popen("srun", "-N2", f"-n{TASKS}", *words.split())
-            )
+            self.victims(lambda: self.alice.popen("srun", "-N2", f"-n{TASKS}", *words.split()))
             step = self.alice.step()
             ours = self.must(self.alice, f"pycr create {step} --image-dir . >/dev/null")
             launch = self.must(self.alice, f"srun --overlap --jobid={step.split('.')[0]} -N2 true")
@@ -105,7 +103,7 @@ class Bench:
             plain = self.must(self.alice, "srun -N2 true")
             self.alice.sh(f"pycr rm --image-dir . {step}")
             dump, restore = self.criu(words)
-            if turn:                                # the first is to warm up
+            if turn:  # the first is to warm up
                 creates.append((ours, dump + launch))
                 restarts.append((again, restore + plain))
         what = f"{TASKS} tasks of {MIB} MiB on 2 nodes"

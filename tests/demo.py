@@ -36,7 +36,7 @@ def play(cluster: Cluster) -> bool:
     print(alice.run("sinfo").stdout, end="")
 
     tell(f"{TASKS} tasks on 2 nodes each count to {LINES}; task 0 will exit with {STATUS}")
-    words = ("srun", "--cr", "-w", "n0,n1", f"-n{TASKS}", victim, str(LINES), str(STATUS))
+    words = ["srun", "--cr", "-w", "n0,n1", f"-n{TASKS}", victim, str(LINES), str(STATUS)]
     command(*words)
     job = alice.popen(*words)
     step = alice.step()
@@ -56,7 +56,7 @@ def play(cluster: Cluster) -> bool:
     print(alice.pycr("ls").stdout, end="")
 
     tell("later, on other nodes: go on")
-    words = ("pycr", "restart", step, "-w", "n2,n3")
+    words = ["pycr", "restart", step, "-w", "n2,n3"]
     command(*words)
     again = alice.popen(*words)
     new = until("the restarted step", lambda: [name for name in alice.steps() if name != step])

@@ -93,7 +93,7 @@ class Login:
 
     def step(self) -> str:
         """Wait for the user's one running step and return it."""
-        return str(until("a running step", lambda: (self.steps() or [None])[-1]))
+        return str(until("a running step", lambda: self.steps()[-1:])[0])
 
     def pycr(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run pycr."""

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import config, image, step
+from pycr import config, step
 from pycr.errors import ImageError, SlurmError
 
 
@@ -21,7 +21,7 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
     if os.environ.get("SLURM_CHECKPOINT_DIR"):
         found.append(Path(os.environ["SLURM_CHECKPOINT_DIR"]))
     settings = config.Site()
-    with suppress(SlurmError):       # images can be looked at where Slurm does not answer
+    with suppress(SlurmError):  # images can be looked at where Slurm does not answer
         settings = step.site()
     found.append(step.default_dir(settings, job_id))
     found.append(Path.cwd())

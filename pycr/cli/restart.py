@@ -7,7 +7,6 @@ import argparse
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from pycr import image
@@ -32,12 +31,11 @@ def run(verb: str, argv: list[str]) -> int:
     except ValueError as error:
         raise ImageError(f"{generation / image.MANIFEST}: damaged: geometry: {error}") from error
     command = srun(generation, manifest, wanted, arguments.srun, "SLURM_JOB_ID" in os.environ)
-    if arguments.dry_run:
-        print(shlex.join(command))
-        return 0
-    os.environ.pop("SLURM_RESTART_DIR", None)
-    sys.stdout.flush()
-    os.execv(commands.program("srun"), command)
+    if not arguments.dry_run:
+        os.environ.pop("SLURM_RESTART_DIR", None)
+        os.execv(commands.program("srun"), command)
+    print(shlex.join(command))
+    return 0
 
 
 def check(generation: Path) -> image.Manifest:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Union
 
-DUMP, RESTORE, NOTIFY, VERSION = 1, 2, 6, 10      # criu_req_type
-MANAGE_CGROUPS_IGNORE = 0                         # criu_cg_mode
+DUMP, RESTORE, NOTIFY, VERSION = 1, 2, 6, 10  # criu_req_type
+MANAGE_CGROUPS_IGNORE = 0  # criu_cg_mode
 MAX_MESSAGE = 65536
 
 # criu_opts: name -> field number

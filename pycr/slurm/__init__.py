@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_STEP = 0xFFFFFFF0          # SLURM_MAX_NORMAL_STEP_ID: above are batch, extern, interactive
+MAX_STEP = 0xFFFFFFF0  # SLURM_MAX_NORMAL_STEP_ID: above are batch, extern, interactive
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Step:
         return f"{self.job_id}.{self.step_id}"
 
 
-Layout = dict[str, list[int]]   # node -> global task ids
+Layout = dict[str, list[int]]  # node -> global task ids
 
 
 def geometry(job: Job, step: Step) -> Geometry:
