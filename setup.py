@@ -104,7 +104,7 @@ class build_plugin(Command):
     """Compile and link spank_cr.so, and refuse it when a symbol of Python's is left in it."""
 
     description = "build the SPANK plugin"
-    user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
         pass

@@ -22,7 +22,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -268,7 +267,7 @@ class Writer:
             sweep(self._dir)
             taken = [int(name) for name in os.listdir(self._dir) if _GENERATION.fullmatch(name)]
             self.generation = max(taken, default=0) + 1
-            self.temporary = f".new-{self.generation:04}-{secrets.token_hex(4)}"
+            self.temporary = f".new-{self.generation:04}-{os.urandom(4).hex()}"
             os.mkdir(self.temporary, 0o700, dir_fd=self._dir)
             self._new = open_owned(self.temporary, self._dir)
         except OSError as error:
@@ -415,10 +414,10 @@ def load(generation: Path) -> Manifest:
     return Manifest.loads(data, str(path))
 
 
-def check_task(generation: Path, task: TaskImage, deep: bool) -> int:
-    """Hold a task's files against the manifest; return its directory, open.
+def check_task(generation: Path, task: TaskImage) -> int:
+    """Hold a task's files against the manifest, presence and size; return its directory, open.
 
-    deep: read them all and compare checksums, not only presence and size. Raises ImageError.
+    Raises ImageError.
     """
     path = generation / task_name(task.task_id)
     try:
@@ -426,9 +425,9 @@ def check_task(generation: Path, task: TaskImage, deep: bool) -> int:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     try:
-        for name, (size, digest) in task.files.items():
-            _check_file(directory, path / name, size, digest if deep else None)
-        extra = set(os.listdir(directory)) - set(task.files) - {STATS}
+        for name, (size, _) in task.files.items():
+            _check_file(directory, path / name, size, None)
+        extra = set(os.listdir(directory)) - set(task.files)
         if extra:
             # CRIU opens images by name: one more could take a missing one's place.
             raise ImageError(f"{path / min(extra)}: not in the manifest")
@@ -436,6 +435,12 @@ def check_task(generation: Path, task: TaskImage, deep: bool) -> int:
         os.close(directory)
         raise
     return directory
+
+
+def check_sums(directory: int, path: Path, task: TaskImage) -> None:
+    """Read all of a task's files and compare their checksums. Raises ImageError."""
+    for name, (size, digest) in task.files.items():
+        _check_file(directory, path / name, size, digest)
 
 
 def _check_file(directory: int, path: Path, size: int, digest: str | None) -> None:
@@ -457,7 +462,7 @@ def _check_file(directory: int, path: Path, size: int, digest: str | None) -> No
 
 def seal_task(directory: int) -> Iterator[tuple[str, int, str]]:
     """Make a task's files durable and yield (name, size, checksum) of each. Raises OSError."""
-    for name in sorted(set(os.listdir(directory)) - {STATS}):
+    for name in sorted(os.listdir(directory)):
         descriptor = os.open(name, FILE_FLAGS, dir_fd=directory)
         try:
             os.fsync(descriptor)
@@ -498,7 +503,7 @@ def remove(path: Path) -> None:
         try:
             for generation in generations(path) if whole else [path]:
                 # Out of sight first: whoever looks meanwhile sees it whole or not at all.
-                gone = f".new-{generation.name}-{secrets.token_hex(4)}"
+                gone = f".new-{generation.name}-{os.urandom(4).hex()}"
                 os.rename(generation.name, gone, src_dir_fd=directory, dst_dir_fd=directory)
             sweep(directory)
             if whole or not generations(step_dir):

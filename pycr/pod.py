@@ -92,6 +92,28 @@ def slurm_signals_all() -> bool:
     )
 
 
+class Sums(threading.Thread):
+    """Compares an image's checksums while CRIU restores from it; result() waits for them."""
+
+    def __init__(self, directory: int, path: Path, mine: image.TaskImage) -> None:
+        super().__init__(daemon=True)
+        self._arguments = (directory, path, mine)
+        self._trouble: PycrError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            image.check_sums(*self._arguments)
+        except PycrError as error:
+            self._trouble = error
+
+    def result(self) -> None:
+        """Raise ImageError if a file is not what it was."""
+        self.join()
+        if self._trouble is not None:
+            raise self._trouble
+
+
 class Pod:
     """The restored task and what goes on beside it."""
 
@@ -115,24 +137,30 @@ class Pod:
                 f" restart it with --ntasks={len(manifest.tasks)}"
             )
         mine = manifest.tasks[self.task_id]
-        directory = image.check_task(generation, mine, deep=True)
+        directory = image.check_task(generation, mine)
+        sums = Sums(directory, generation / image.task_name(self.task_id), mine)
         streams = [proc.Stream(**each) for each in mine.streams]
         own_streams()
         pairs = inherited(streams)
         avoid_pids(mine.max_pid)
         try:
             self.root = criu.restore(
-                criu.find(self.criu), directory, pairs, lambda pid: self.check(pid, streams)
+                criu.find(self.criu), directory, pairs, lambda pid: self.check(pid, streams, sums)
             )
         except criu.RestoreFailure as error:
+            sums.result()  # if the image is damaged, that is the reason
             raise RestoreFailed(f"{error}{self.save_log(error.log)}") from error
         finally:
             os.close(directory)
             for _, fd in pairs:
                 os.close(fd)
 
-    def check(self, pid: int, streams: list[proc.Stream]) -> None:
-        """Compare the restored task's streams with this step's. Raises RestoreFailed."""
+    def check(self, pid: int, streams: list[proc.Stream], sums: Sums) -> None:
+        """Compare checksums, and the restored task's streams with this step's.
+
+        Nothing of the task runs yet. Raises ImageError, RestoreFailed.
+        """
+        sums.result()
         replaced = {stream.inherit_key for stream in streams} - {None}
         for stream in streams:
             if stream.inherit_key not in replaced:

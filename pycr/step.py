@@ -226,12 +226,19 @@ class Helpers:
         return SlurmError(f"step {self.step.name}: the helpers were lost: {last}")
 
     def _behind(self, what: str) -> str:
-        done = self.events({"the dump": "dumped", "making it durable": "sealed"}.get(what, ""))
-        waiting = [task for task in self.node_of if task not in done]
-        if not waiting or not what:
+        """Say what was still waited for."""
+        event = {"the dump": "dumped", "making it durable": "sealed"}.get(what)
+        if event is None:
+            nodes = sorted(set(self.layout) - set(self.ready))
+            waiting = [f"node {node}" for node in nodes]
+        else:
+            done = self.events(event)
+            left = sorted(task for task in self.node_of if task not in done)
+            waiting = [f"task {task} on {self.node_of[task]}" for task in left]
+        if not waiting:
             return ""
-        first = min(waiting)
-        return f" (waited for task {first} on {self.node_of[first]})"
+        last = f"; {self.complaints[-1]}" if self.complaints else ""
+        return f" (waited for {waiting[0]}{last})"
 
     def end(self) -> None:
         """Let the helpers end and wait until they have. Raises TimedOut when they do not."""

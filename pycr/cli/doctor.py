@@ -13,7 +13,6 @@ import platform
 import pwd
 import re
 import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 from pycr import config, step
 from pycr.cli import verb_parser
 from pycr.engine import criu
+from pycr.engine.trust import untrusted
 from pycr.errors import DirectoryError, NotSupported, PycrError, SlurmError
 from pycr.slurm import commands
 
@@ -114,31 +114,6 @@ def interpreter(site: config.Site) -> Iterator[Finding]:
         return
     remedy = "make it and its directories root's, writable by root alone" if fault else ""
     yield Finding("interpreter", fault or path, remedy)
-
-
-def untrusted(path: str) -> str:
-    """Return what keeps the plugin from trusting a path, "" where nothing does. Raises OSError.
-
-    The same walk as cr_trusted() in spank_cr/config.pxi.
-    """
-    todo, done = path.strip("/").split("/"), "/"
-    links = 0
-    while True:
-        status = os.lstat(done)
-        if status.st_uid != 0:
-            return f"{done}: does not belong to root"
-        if stat.S_ISLNK(status.st_mode):
-            links += 1
-            if links > 40:
-                return f"{path}: too many symbolic links"
-            target = os.path.join(os.path.dirname(done), os.readlink(done))
-            todo, done = [*target.strip("/").split("/"), *todo], "/"
-            continue
-        if status.st_mode & 0o022:
-            return f"{done}: others than root may write it"
-        if not todo:
-            return "" if os.access(done, os.X_OK) else f"{done}: not executable"
-        done = os.path.join(done, todo.pop(0))
 
 
 def release() -> tuple[int, int]:

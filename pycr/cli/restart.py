@@ -48,7 +48,7 @@ def check(generation: Path) -> image.Manifest:
     if manifest.uid != os.getuid():
         raise AccessDenied(f"{generation}: it is a checkpoint of {manifest.user}'s step, not yours")
     for task in manifest.tasks:
-        os.close(image.check_task(generation, task, deep=False))
+        os.close(image.check_task(generation, task))
     return manifest
 
 

@@ -11,7 +11,9 @@
 
 A criu that dies, or whose caller dies, while it holds a tree lets the tree run on: it holds it by
 ptrace alone, and the kernel ends that with its holder. (CRIU's --leave-stopped would leave SIGSTOP
-behind instead.) CRIU's log goes to memory; it is only ever read after a failure.
+behind instead.) CRIU's log goes to memory; it is only ever read after a failure. Its statistics,
+which it writes to its working directory after the tree was let go, go nowhere: an image is complete
+before, and is never changed by a restore.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pycr.engine import rpc
+from pycr.engine.trust import untrusted
 from pycr.errors import NotSupported, PycrError, RestoreFailed, TaskError
 
 PLACES = ("/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu", "/usr/local/bin/criu")
@@ -39,6 +42,9 @@ def find(configured: str = "") -> str:
     """
     for path in (configured,) if configured else PLACES:
         if os.access(path, os.X_OK):
+            fault = untrusted(path)
+            if fault:
+                raise NotSupported(f"CRIU is not safe to run with a capability: {fault}")
             return path
     where = configured or " or ".join(PLACES[:2])
     raise NotSupported(f"no CRIU: {where} is not there: install criu 4.1 or later")
@@ -67,6 +73,7 @@ class Worker:
             env["XDG_RUNTIME_DIR"] = cache
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = os.memfd_create("criu.log")
+        self.nowhere = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # No configuration file: the user's own (~/.criu) could name a script to run.
             self.process = subprocess.Popen(
@@ -80,6 +87,7 @@ class Worker:
         except OSError as error:
             self.socket.close()
             os.close(self._log)
+            os.close(self.nowhere)
             raise NotSupported(f"couldn't run {path}: {error.strerror}") from error
         finally:
             theirs.close()
@@ -104,6 +112,7 @@ class Worker:
         self.socket.close()
         status = self.process.wait()
         os.close(self._log)
+        os.close(self.nowhere)
         return status
 
 
@@ -175,6 +184,7 @@ def dump(
     try:
         options: dict[str, int | bool | list[tuple[str, int]]] = {
             "images_dir_fd": dir_fd,
+            "work_dir_fd": worker.nowhere,
             "pid": pid,
             "leave_running": leave_running,
             "shell_job": True,
@@ -234,6 +244,7 @@ def restore(
     try:
         options: dict[str, int | bool | list[tuple[str, int]]] = {
             "images_dir_fd": dir_fd,
+            "work_dir_fd": worker.nowhere,
             "shell_job": True,
             "file_locks": True,
             "log_level": LOG_LEVEL,

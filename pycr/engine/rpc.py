@@ -24,6 +24,7 @@ OPTIONS = {
     "file_locks": 8,
     "log_level": 9,
     "notify_scripts": 12,
+    "work_dir_fd": 17,
     "inherit_fd": 27,
     "manage_cgroups_mode": 34,
     "ghost_limit": 35,
