@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The site's settings, from the plugin's own line in plugstack.conf.
+"""The site's settings, from the plugin's own line in plugstack.conf, and where images go by them.
 
 spank_cr/config.pxi reads the same keys in C; the plugin checks them, this reads them for the
 command on a login node. One file of settings, none of pycr's own.
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import glob
 import os
+import pwd
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from pycr.errors import DirectoryError
+from pycr.slurm import commands
 
 PLUGIN = "spank_cr.so"
 KEYS = {
@@ -98,3 +102,51 @@ def _lines(path: str, depth: int) -> list[list[str]]:
         elif words:
             found.append(words)
     return found
+
+
+def site() -> Site:
+    """Return the site's settings, from the plugstack.conf that Slurm reads here.
+
+    Slurm names it only where it is not beside slurm.conf. Raises SlurmError.
+    """
+    settings = commands.configuration()
+    named = settings.get("PlugStackConfig", "(null)")
+    if named != "(null)":
+        return read(named)
+    confs = [os.environ.get("SLURM_CONF", ""), settings.get("SLURM_CONF", "")]
+    places = [os.path.dirname(conf) for conf in confs if conf.startswith("/")]
+    paths = [f"{place}/plugstack.conf" for place in (*places, "/etc/slurm", "/run/slurm/conf")]
+    return read(next((path for path in paths if os.path.exists(path)), paths[0]))
+
+
+def check_directory(path: Path) -> None:
+    """Refuse an image directory that is missing or cannot be written. Raises DirectoryError."""
+    if not path.is_dir():
+        what = "not a directory" if path.exists() else "no such directory"
+        raise DirectoryError(f"image directory {path}: {what}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DirectoryError(f"image directory {path}: you cannot write to it")
+
+
+def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int) -> Path:
+    """Return the image directory: the option's, the variable's, the step's own, or the site's.
+
+    Only the site's default is made when it is missing. Raises DirectoryError.
+    """
+    named = option or os.environ.get("SLURM_CHECKPOINT_DIR") or wish
+    if named:
+        check_directory(Path(named))
+        return Path(named).absolute()
+    path = default_dir(settings, job_id)
+    try:
+        path.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DirectoryError(f"{path}: {error.strerror}") from error
+    check_directory(path)
+    return path
+
+
+def default_dir(settings: Site, job_id: int) -> Path:
+    """Return the site's default image directory for a job of this user's."""
+    entry = pwd.getpwuid(os.getuid())
+    return settings.default_dir(entry.pw_name, entry.pw_dir, job_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checkpoints on disk: every name, the manifest, and how one becomes visible whole.
+"""Checkpoints on disk: every name, and how one becomes visible whole.
 
     DIR/                        image directory: --image-dir, --checkpoint-dir or the site's default
       12.0/                     job.step, mode 0700
@@ -19,28 +19,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
+from pycr.manifest import Manifest, TaskImage
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 STATS = "stats-dump"  # CRIU writes it after the tasks were let go: no part of the image
 MAX_MANIFEST = 256 << 20
-MAX_TASKS = 1 << 20
 LOCK = ".lock"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _GENERATION = re.compile(r"[0-9]{4,9}")
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
 
 def step_name(job_id: int, step_id: int) -> str:
@@ -54,168 +49,6 @@ def task_name(task_id: int) -> str:
 def is_leftover(name: str) -> bool:
     """Tell whether a name in a step's directory is that of an unfinished generation."""
     return name.startswith(".new-")
-
-
-@dataclass
-class TaskImage:
-    """One task in the manifest.
-
-    files: name -> [size in bytes, SHA-256]. began: seconds since the epoch. frozen, seconds: how
-    long the task stood still, and the dump took in all. pids: the processes, the root first;
-    max_pid: the highest id in use in the tree, of threads, groups and sessions too.
-    """
-
-    task_id: int
-    node: str
-    pids: list[int]
-    max_pid: int
-    exe: str
-    args: list[str]
-    cwd: str
-    streams: list[dict[str, Any]]
-    began: float
-    frozen: float
-    seconds: float
-    files: dict[str, tuple[int, str]]
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(size for size, _ in self.files.values())
-
-
-@dataclass
-class Manifest:
-    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it."""
-
-    job_id: int
-    step_id: int
-    generation: int
-    user: str
-    uid: int
-    command: list[str]
-    cwd: str
-    created: float
-    kept_running: bool
-    geometry: dict[str, Any]
-    hosts: dict[str, dict[str, str]]
-    versions: dict[str, str]
-    tasks: list[TaskImage] = field(default_factory=list)
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk, of all tasks."""
-        return sum(task.size for task in self.tasks)
-
-    @property
-    def frozen(self) -> float:
-        """Seconds that the task which stood still longest did."""
-        return max((task.frozen for task in self.tasks), default=0.0)
-
-    def dumps(self) -> bytes:
-        """Return the text of manifest.json: the checksum's line, then what it is of."""
-        body = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
-        return seal(body.encode())
-
-    @classmethod
-    def loads(cls, data: bytes, where: str) -> Manifest:
-        """Parse and check manifest.json. Raises ImageError; `where` is its path."""
-        try:
-            value = json.loads(unseal(data), parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise ImageError(f"{where}: damaged: {error}") from error
-        if not isinstance(value, dict):
-            raise ImageError(f"{where}: damaged: no object")
-        if value.get("format") != FORMAT:
-            raise ImageError(
-                f"{where}: format {value.get('format')!r:.20} is not the {FORMAT} that this pycr"
-                " reads: restart it with the pycr that wrote it"
-            )
-        value.pop("format")
-        try:
-            tasks = [_typed(TaskImage, task) for task in value.pop("tasks")]
-            manifest: Manifest = _typed(cls, {**value, "tasks": []})
-            manifest.tasks = tasks
-            manifest._check()
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ImageError(f"{where}: damaged: {error}") from error
-        return manifest
-
-    def _check(self) -> None:
-        if not 0 < len(self.tasks) <= MAX_TASKS:
-            raise ValueError(f"{len(self.tasks)} tasks")
-        if [task.task_id for task in self.tasks] != list(range(len(self.tasks))):
-            raise ValueError("its tasks are not numbered from 0")
-        for task in self.tasks:
-            for name, entry in task.files.items():
-                if not _FILE.fullmatch(name) or not _is_file_entry(entry):
-                    raise ValueError(f"task {task.task_id}: file {name!r:.80}")
-                task.files[name] = (entry[0], entry[1])
-            for stream in task.streams:
-                if not isinstance(stream, dict) or set(stream) != {"fd", "kind", "name"}:
-                    raise ValueError(f"task {task.task_id}: streams")
-            if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
-                raise ValueError(f"task {task.task_id}: pids")
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _is_file_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, (list, tuple))
-        and len(entry) == 2
-        and isinstance(entry[0], int)
-        and 0 <= entry[0] < 1 << 63
-        and isinstance(entry[1], str)
-        and re.fullmatch("[0-9a-f]{64}", entry[1]) is not None
-    )
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-    "list": (list,),
-    "dict": (dict,),
-}
-
-
-def _typed(cls: Any, value: Any) -> Any:
-    """Build a dataclass from an object that has its fields, all of them, of their types."""
-    if not isinstance(value, dict):
-        raise TypeError("no object")
-    names = {each.name: str(each.type) for each in fields(cls)}
-    if set(value) != set(names):
-        odd = sorted(set(value) ^ set(names))[0]
-        raise KeyError(f"field {odd:.40}")
-    for name, kind in names.items():
-        wanted = _KINDS[kind.split("[")[0]]
-        if not isinstance(value[name], wanted) or (
-            isinstance(value[name], bool) and bool not in wanted
-        ):
-            raise TypeError(f"{name} is no {kind}")
-    return cls(**value)
-
-
-def seal(body: bytes) -> bytes:
-    """Return a JSON text headed by a line with its own checksum."""
-    digest = hashlib.sha256(body).hexdigest()
-    return b'{"sha256": "' + digest.encode() + b'", "manifest":\n' + body + b"\n}\n"
-
-
-def unseal(data: bytes) -> bytes:
-    """Return what seal() was given. Raises ValueError where it is not whole."""
-    head, _, rest = data.partition(b"\n")
-    match = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})", "manifest":', head)
-    if match is None or not rest.endswith(b"\n}\n"):
-        raise ValueError("not a whole manifest")
-    body = rest[:-3]
-    if hashlib.sha256(body).hexdigest().encode() != match.group(1):
-        raise ValueError("its checksum does not match")
-    return body
 
 
 def checksum(descriptor: int) -> str:
@@ -470,6 +303,13 @@ def seal_task(directory: int) -> Iterator[tuple[str, int, str]]:
         finally:
             os.close(descriptor)
     os.fsync(directory)
+
+
+def write_log(path: Path, log: str) -> None:
+    """Keep CRIU's log of a failure, for its owner alone. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+        file.write(log)
 
 
 def remove_tree(path: Path | str, ignore_errors: bool = True) -> None:

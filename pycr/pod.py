@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PID 1 of a pod: restores one task, reaps, passes signals on, and has it dumped again.
+"""PID 1 of a pod: has one task restored, reaps, passes signals on, and has it dumped again.
 
 The plugin executes it (spank_cr/pod.pxi) as `python3 -I -m pycr.pod`, as the job's user, in new PID
 and mount namespaces with a fresh /proc, so that the task finds its old process ids free. It stays
 as long as the task: a restored task can only be dumped from inside, where its files were opened.
-
-The restored task's streams are this step's: each file that the old streams were open on is
-replaced, throughout the tree, by the new stream (CRIU's --inherit-fd). A name that matches nothing
-would lose output without a word, so what came out is compared before anything runs.
+How it is restored is restore.py's; how it is dumped is task.py's, as on a node.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import socket
-import stat
 import struct
 import sys
 import threading
@@ -25,55 +20,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import image, protocol, task
+from pycr import protocol, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed, SlurmError
+from pycr.restore import Place, restore
 from pycr.slurm import commands
 
 # After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
 LINGER = 10.0
-FIRST_FD = 100
-
-
-def own_streams() -> None:
-    """Open the files on descriptors 0, 1, 2 anew, where they are files or devices.
-
-    slurmstepd opened them in another mount namespace, which CRIU could not dump from here
-    ("Can't lookup mount"). Pipes belong to none.
-    """
-    for fd in (0, 1, 2):
-        with suppress(OSError):
-            old = os.fstat(fd)
-            if not (stat.S_ISREG(old.st_mode) or stat.S_ISCHR(old.st_mode)) or os.isatty(fd):
-                continue
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-            new = os.open(
-                os.readlink(f"/proc/self/fd/{fd}"),
-                flags & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK) | os.O_NOCTTY,
-            )
-            if os.path.samestat(os.fstat(new), old):
-                if stat.S_ISREG(old.st_mode):
-                    os.lseek(new, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
-                os.dup2(new, fd)
-            os.close(new)
-
-
-def inherited(streams: list[proc.Stream]) -> list[tuple[str, int]]:
-    """Return CRIU's (key, descriptor) pairs that put this step's streams in the old ones' place."""
-    pairs: dict[str, int] = {}
-    for stream in streams:
-        key = stream.inherit_key
-        if key is not None and key not in pairs:
-            pairs[key] = fcntl.fcntl(stream.fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD)
-    return list(pairs.items())
-
-
-def avoid_pids(highest: int) -> None:
-    """Let what runs in the pod beside the task take process ids above the task's own."""
-    with suppress(OSError, ValueError):
-        limit = int(Path("/proc/sys/kernel/pid_max").read_text())
-        if highest + 300 < limit:
-            Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
 
 
 def slurm_signals_all() -> bool:
@@ -92,28 +46,6 @@ def slurm_signals_all() -> bool:
     )
 
 
-class Sums(threading.Thread):
-    """Compares an image's checksums while CRIU restores from it; result() waits for them."""
-
-    def __init__(self, directory: int, path: Path, mine: image.TaskImage) -> None:
-        super().__init__(daemon=True)
-        self._arguments = (directory, path, mine)
-        self._trouble: PycrError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            image.check_sums(*self._arguments)
-        except PycrError as error:
-            self._trouble = error
-
-    def result(self) -> None:
-        """Raise ImageError if a file is not what it was."""
-        self.join()
-        if self._trouble is not None:
-            raise self._trouble
-
-
 class Pod:
     """The restored task and what goes on beside it."""
 
@@ -126,65 +58,6 @@ class Pod:
         self.root = 0
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
-
-    def restore(self) -> None:
-        """Check the image and restore it. Raises PycrError."""
-        generation = image.resolve(self.directory)
-        manifest = image.load(generation)
-        if len(manifest.tasks) != self.tasks:
-            raise GeometryError(
-                f"{generation} holds {len(manifest.tasks)} tasks and this step has {self.tasks}:"
-                f" restart it with --ntasks={len(manifest.tasks)}"
-            )
-        mine = manifest.tasks[self.task_id]
-        directory = image.check_task(generation, mine)
-        sums = Sums(directory, generation / image.task_name(self.task_id), mine)
-        streams = [proc.Stream(**each) for each in mine.streams]
-        own_streams()
-        pairs = inherited(streams)
-        avoid_pids(mine.max_pid)
-        try:
-            self.root = criu.restore(
-                criu.find(self.criu), directory, pairs, lambda pid: self.check(pid, streams, sums)
-            )
-        except criu.RestoreFailure as error:
-            sums.result()  # if the image is damaged, that is the reason
-            raise RestoreFailed(f"{error}{self.save_log(error.log)}") from error
-        finally:
-            os.close(directory)
-            for _, fd in pairs:
-                os.close(fd)
-
-    def check(self, pid: int, streams: list[proc.Stream], sums: Sums) -> None:
-        """Compare checksums, and the restored task's streams with this step's.
-
-        Nothing of the task runs yet. Raises ImageError, RestoreFailed.
-        """
-        sums.result()
-        replaced = {stream.inherit_key for stream in streams} - {None}
-        for stream in streams:
-            if stream.inherit_key not in replaced:
-                continue
-            first = next(each for each in streams if each.inherit_key == stream.inherit_key)
-            wanted = proc.stream(os.getpid(), first.fd)
-            found = proc.stream(pid, stream.fd)
-            if found.name != wanted.name:
-                raise RestoreFailed(
-                    f"its descriptor {stream.fd} came back as {found.name or 'closed'}, not as"
-                    f" this step's {wanted.name}"
-                )
-
-    def save_log(self, log: str) -> str:
-        """Keep CRIU's log beside the generation, or in /tmp; say where."""
-        name = f"restore-{self.job_id}.{self.step_id}-{image.task_name(self.task_id)}.log"
-        for directory in (image.resolve(self.directory).parent, Path("/tmp")):
-            path = directory / name
-            with suppress(OSError):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-                with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-                    file.write(log)
-                return f" (CRIU's log: {path})"
-        return ""
 
     def serve(self) -> None:
         """Reap, pass signals on and take requests, until the task has ended; never returns."""
@@ -323,7 +196,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a pod's PID 1 ignores what it does not catch
     pod = Pod(sys.argv[1:])
     try:
-        pod.restore()
+        place = Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks)
+        pod.root = restore(pod.criu, pod.directory, place)
     except Exception as error:
         if not isinstance(error, PycrError):
             error = RestoreFailed(f"{type(error).__name__}: {error}")

@@ -13,35 +13,27 @@ and what happens when they do not: before the commit, everything runs on and no 
 from __future__ import annotations
 
 import os
-import pwd
-import re
-import selectors
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pycr import __version__, config, image, protocol
 from pycr.errors import (
     AccessDenied,
     AlreadyDone,
-    DirectoryError,
     JobPending,
-    NotSupported,
     PycrError,
     SlurmError,
     TaskError,
     TimedOut,
 )
-from pycr.slurm import Job, Layout, Step, commands, geometry
+from pycr.helpers import Helpers
+from pycr.manifest import Manifest, TaskImage
+from pycr.slurm import Job, Step, commands, geometry
 
 MAX_WAIT = 60
-# Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
-# killed in the middle of a dump, since its code would stay inside the task.
-LET_GO = 120
 END_WAIT = 60
 
 Progress = Callable[[str, int, int], None]
@@ -82,181 +74,6 @@ def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
     return job, running
 
 
-class Helpers:
-    """The helper step: srun, what it was told and what came back."""
-
-    def __init__(self, step: Step, layout: Layout, deadline: float) -> None:
-        """Start a helper on each node of the step. deadline: by time.monotonic()."""
-        self.step, self.layout, self.deadline = step, layout, deadline
-        self.node_of = {task: node for node, tasks in layout.items() for task in tasks}
-        self.ready: dict[str, protocol.Object] = {}
-        self.seen: dict[str, dict[int, protocol.Object]] = {}
-        self.clean: set[str] = set()
-        self.complaints: list[str] = []
-        self._joiner = protocol.Joiner()
-        self._buffers = {"out": b"", "err": b""}
-        self.process = subprocess.Popen(
-            [
-                commands.program("srun"),
-                f"--jobid={step.job_id}",
-                "--overlap",
-                f"--nodes={len(layout)}",
-                f"--nodelist={','.join(layout)}",
-                f"--ntasks={len(layout)}",
-                "--ntasks-per-node=1",
-                "--mem=0",
-                "--gres=none",
-                "--cpu-bind=none",
-                "--mpi=none",
-                "--input=all",
-                "--wait=0",
-                "--kill-on-bad-exit=0",
-                "--chdir=/",
-                "--job-name=pycr",
-                f"--cr-helper={step.name}",
-                "/bin/false",  # what runs, and fails, where the plugin is not
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=commands.environment(),
-            start_new_session=True,  # a Ctrl-C is for this process, which then lets go in order
-        )
-        assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.stdin = self.process.stdin
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.process.stdout, selectors.EVENT_READ, "out")
-        self._selector.register(self.process.stderr, selectors.EVENT_READ, "err")
-
-    def tell(self, **value: Any) -> None:
-        """Send a command to every helper."""
-        with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
-            self.stdin.write(protocol.parse_line(value))
-            self.stdin.flush()
-
-    def events(self, name: str) -> dict[int, protocol.Object]:
-        """Return what has come of an event, by task."""
-        return self.seen.setdefault(name, {})
-
-    def until(self, done: Callable[[], bool], what: str, tick: Callable[[], None]) -> None:
-        """Take in what the helpers say until done() holds.
-
-        Raises TimedOut, and what the helpers report or their end implies.
-        """
-        while not done():
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise TimedOut(
-                    f"step {self.step.name}: {what} took longer than --max-wait: given up, the"
-                    f" tasks run on{self._behind(what)}"
-                )
-            self.take(min(left, 0.5))
-            tick()
-
-    def take(self, timeout: float) -> bool:
-        """Read what is there, for timeout seconds at most; tell whether the helpers still are."""
-        for key, _ in self._selector.select(timeout):
-            data = os.read(key.fd, 65536)
-            if not data:
-                self._selector.unregister(key.fileobj)
-                if not self._selector.get_map():
-                    raise self.lost()
-                continue
-            *lines, rest = (self._buffers[key.data] + data).split(b"\n")
-            self._buffers[key.data] = rest
-            for line in lines:
-                text = line.decode("utf-8", "replace")
-                if key.data == "out":
-                    self._hear(text)
-                else:
-                    self._complaint(text)
-        return bool(self._selector.get_map())
-
-    def _hear(self, line: str) -> None:
-        try:
-            whole = self._joiner.feed(line)
-        except ValueError as error:
-            raise SlurmError(f"step {self.step.name}: {error}") from error
-        if whole is None:
-            return
-        node, value = whole
-        event = value.get("event")
-        if event == "ready":
-            self.ready[node] = value
-        elif event == "clean":
-            self.clean.add(node)
-        elif event == "error":
-            raise self._raised(f"step {self.step.name}: node {node}", value)
-        elif event == "failed":
-            raise self._raised(f"step {self.step.name}: task {value['task']} on {node}", value)
-        else:
-            self.events(str(event))[int(value["task"])] = value
-
-    @staticmethod
-    def _raised(where: str, value: protocol.Object) -> PycrError:
-        return protocol.error_class(value)(f"{where}: {value.get('reason')}")
-
-    def _complaint(self, line: str) -> None:
-        if not line.strip():
-            return
-        self.complaints.append(line)
-        # One helper's end does not end srun: the others wait for commands.
-        if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
-            raise self.lost()
-
-    def lost(self) -> PycrError:
-        """Say why the helpers, or one of them, are no more."""
-        words = " ".join(self.complaints)
-        if "unrecognized option" in words or "unknown option" in words:
-            return NotSupported(
-                f"step {self.step.name}: srun here does not know --cr-helper: the spank_cr plugin"
-                f" is not enabled on this host ({os.uname().nodename}): add it to plugstack.conf"
-            )
-        own = [line for line in self.complaints if " cr: " in line]
-        if own:
-            return NotSupported(f"step {self.step.name}: {own[0].split(' cr: ', 1)[1]}")
-        missing = sorted(set(self.layout) - set(self.ready))
-        match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
-        if missing and match and match.group(1) in missing:
-            return NotSupported(
-                f"step {self.step.name}: node {match.group(1)}: the helper did not start"
-                f" ({match.group(2)}): is the spank_cr plugin enabled there (plugstack.conf)?"
-            )
-        last = self.complaints[-1] if self.complaints else "srun ended without a word"
-        return SlurmError(f"step {self.step.name}: the helpers were lost: {last}")
-
-    def _behind(self, what: str) -> str:
-        """Say what was still waited for."""
-        event = {"the dump": "dumped", "making it durable": "sealed"}.get(what)
-        if event is None:
-            nodes = sorted(set(self.layout) - set(self.ready))
-            waiting = [f"node {node}" for node in nodes]
-        else:
-            done = self.events(event)
-            left = sorted(task for task in self.node_of if task not in done)
-            waiting = [f"task {task} on {self.node_of[task]}" for task in left]
-        if not waiting:
-            return ""
-        last = f"; {self.complaints[-1]}" if self.complaints else ""
-        return f" (waited for {waiting[0]}{last})"
-
-    def end(self) -> None:
-        """Let the helpers end and wait until they have. Raises TimedOut when they do not."""
-        with suppress(OSError):
-            self.stdin.close()
-        give_up = time.monotonic() + LET_GO
-        while self._selector.get_map() and time.monotonic() < give_up:
-            with suppress(PycrError):
-                self.take(0.5)
-        try:
-            self.process.wait(max(0.1, give_up - time.monotonic()))
-        except subprocess.TimeoutExpired as error:
-            raise TimedOut(
-                f"step {self.step.name}: its helpers do not end: look at them with"
-                f" squeue -s -j {self.step.job_id}"
-            ) from error
-
-
 class Checkpoint:
     """One step's checkpoint, phase by phase."""
 
@@ -264,14 +81,14 @@ class Checkpoint:
         self.job, self.step, self.options, self.progress = job, step, options, progress
         self.deadline = time.monotonic() + options.max_wait
         self.layout = commands.layout(step.job_id, step.step_id)
-        self.site = site()
+        self.site = config.site()
         self.writer: image.Writer | None = None
         self.committed: Path | None = None
         if sum(len(tasks) for tasks in self.layout.values()) != step.tasks:
             raise SlurmError(f"step {step.name}: Slurm says {step.tasks} tasks and lays out others")
         # A given directory can be looked at before anything is started.
         if options.image_dir is not None:
-            check_directory(Path(options.image_dir))
+            config.check_directory(Path(options.image_dir))
         self.helpers = Helpers(step, self.layout, self.deadline)
 
     def _count(self, event: str, what: str) -> None:
@@ -303,7 +120,7 @@ class Checkpoint:
 
     def _image_dir(self) -> Path:
         wish = next((v["image_dir"] for v in self.helpers.ready.values() if v["image_dir"]), None)
-        return image_dir(self.options.image_dir, wish, self.site, self.step.job_id)
+        return config.image_dir(self.options.image_dir, wish, self.site, self.step.job_id)
 
     def dump(self) -> None:
         """Have every task dumped and held (or, when independent, let go at once)."""
@@ -346,7 +163,7 @@ class Checkpoint:
         self.committed = self.writer.commit(self._manifest())
         return self.committed
 
-    def _manifest(self) -> image.Manifest:
+    def _manifest(self) -> Manifest:
         assert self.writer is not None
         helpers = self.helpers
         tasks = []
@@ -357,7 +174,7 @@ class Checkpoint:
             # A vacated task was frozen until its end: what counts is how long its dump froze it.
             times = helpers.events("released").get(task, dumped)
             tasks.append(
-                image.TaskImage(
+                TaskImage(
                     task_id=task,
                     node=node,
                     pids=facts["pids"],
@@ -372,7 +189,7 @@ class Checkpoint:
                     files=helpers.events("sealed")[task]["files"],
                 )
             )
-        return image.Manifest(
+        return Manifest(
             job_id=self.step.job_id,
             step_id=self.step.step_id,
             generation=self.writer.generation,
@@ -439,51 +256,3 @@ def end_step(step: Step) -> None:
                 commands.kill_step(step.job_id, step.step_id)
         time.sleep(delay)
         delay = min(delay * 2, 1.0)
-
-
-def site() -> config.Site:
-    """Return the site's settings, from the plugstack.conf that Slurm reads here.
-
-    Slurm names it only where it is not beside slurm.conf. Raises SlurmError.
-    """
-    settings = commands.configuration()
-    named = settings.get("PlugStackConfig", "(null)")
-    if named != "(null)":
-        return config.read(named)
-    confs = [os.environ.get("SLURM_CONF", ""), settings.get("SLURM_CONF", "")]
-    places = [os.path.dirname(conf) for conf in confs if conf.startswith("/")]
-    paths = [f"{place}/plugstack.conf" for place in (*places, "/etc/slurm", "/run/slurm/conf")]
-    return config.read(next((path for path in paths if os.path.exists(path)), paths[0]))
-
-
-def check_directory(path: Path) -> None:
-    """Refuse an image directory that is missing or cannot be written. Raises DirectoryError."""
-    if not path.is_dir():
-        what = "not a directory" if path.exists() else "no such directory"
-        raise DirectoryError(f"image directory {path}: {what}")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise DirectoryError(f"image directory {path}: you cannot write to it")
-
-
-def image_dir(option: str | None, wish: str | None, settings: config.Site, job_id: int) -> Path:
-    """Return the image directory: the option's, the variable's, the step's own, or the site's.
-
-    Only the site's default is made when it is missing. Raises DirectoryError.
-    """
-    named = option or os.environ.get("SLURM_CHECKPOINT_DIR") or wish
-    if named:
-        check_directory(Path(named))
-        return Path(named).absolute()
-    path = default_dir(settings, job_id)
-    try:
-        path.mkdir(0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise image.directory_error(path, error) from error
-    check_directory(path)
-    return path
-
-
-def default_dir(settings: config.Site, job_id: int) -> Path:
-    """Return the site's default image directory for a job of this user's."""
-    entry = pwd.getpwuid(os.getuid())
-    return settings.default_dir(entry.pw_name, entry.pw_dir, job_id)

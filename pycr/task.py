@@ -172,9 +172,7 @@ class Dump(threading.Thread):
         if not log:
             return ""
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-                file.write(log)
+            image.write_log(path, log)
         except OSError:
             return ""
         return f" (CRIU's log: {path})"

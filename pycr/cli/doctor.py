@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pycr import config, step
+from pycr import config
 from pycr.cli import verb_parser
 from pycr.engine import criu
 from pycr.engine.trust import untrusted
@@ -60,7 +60,7 @@ def look() -> Iterator[Finding]:
     site = config.Site()
     try:
         yield Finding("Slurm", commands.version())
-        site = step.site()
+        site = config.site()
     except SlurmError as error:
         yield Finding("Slurm", str(error), "make Slurm's commands work for you on this node")
     else:
@@ -189,12 +189,12 @@ def namespaces() -> Finding:
 
 def image_directory(site: config.Site) -> Finding:
     """Look at the default image directory; it need not be there yet."""
-    path = step.default_dir(site, 0)
+    path = config.default_dir(site, 0)
     nearest = path
     while not nearest.exists():
         nearest = nearest.parent
     try:
-        step.check_directory(nearest)
+        config.check_directory(nearest)
     except DirectoryError as error:
         user = pwd.getpwuid(os.getuid()).pw_name
         return Finding("images", str(error), f"make it writable for {user}, or set checkpoint_dir=")

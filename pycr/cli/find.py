@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import config, step
+from pycr import config
 from pycr.errors import ImageError, SlurmError
 
 
@@ -22,8 +22,8 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
         found.append(Path(os.environ["SLURM_CHECKPOINT_DIR"]))
     settings = config.Site()
     with suppress(SlurmError):  # images can be looked at where Slurm does not answer
-        settings = step.site()
-    found.append(step.default_dir(settings, job_id))
+        settings = config.site()
+    found.append(config.default_dir(settings, job_id))
     found.append(Path.cwd())
     return list(dict.fromkeys(found))
 

@@ -13,6 +13,7 @@ from pycr import image
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError
+from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from
 
 
@@ -38,7 +39,7 @@ def run(verb: str, argv: list[str]) -> int:
     return 0
 
 
-def check(generation: Path) -> image.Manifest:
+def check(generation: Path) -> Manifest:
     """Read the manifest and see that every file is there, before anything is asked of Slurm.
 
     Checksums are for the nodes: each pod reads its own task's files anyway, side by side.
@@ -53,7 +54,7 @@ def check(generation: Path) -> image.Manifest:
 
 
 def srun(
-    generation: Path, manifest: image.Manifest, wanted: Geometry, more: list[str], inside: bool
+    generation: Path, manifest: Manifest, wanted: Geometry, more: list[str], inside: bool
 ) -> list[str]:
     """Return the srun command: in an allocation only the number of tasks, else what it had."""
     command = ["srun", f"--restart-dir={generation}", f"--ntasks={wanted.tasks}"]

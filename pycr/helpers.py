@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The helper step as the coordinator has it: start it, tell it, hear it, and know when it is lost.
+
+srun does the fan-out: what is written to it reaches the helper on every node (node.py), and what
+they print comes back. protocol.py has what is said; step.py decides what is said when.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pycr import protocol
+from pycr.errors import NotSupported, PycrError, SlurmError, TimedOut
+from pycr.slurm import Layout, Step, commands
+
+# Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
+# killed in the middle of a dump, since its code would stay inside the task.
+LET_GO = 120
+
+
+class Helpers:
+    """The helper step: srun, what it was told and what came back."""
+
+    def __init__(self, step: Step, layout: Layout, deadline: float) -> None:
+        """Start a helper on each node of the step. deadline: by time.monotonic()."""
+        self.step, self.layout, self.deadline = step, layout, deadline
+        self.node_of = {task: node for node, tasks in layout.items() for task in tasks}
+        self.ready: dict[str, protocol.Object] = {}
+        self.seen: dict[str, dict[int, protocol.Object]] = {}
+        self.clean: set[str] = set()
+        self.complaints: list[str] = []
+        self._joiner = protocol.Joiner()
+        self._buffers = {"out": b"", "err": b""}
+        self.process = subprocess.Popen(
+            [
+                commands.program("srun"),
+                f"--jobid={step.job_id}",
+                "--overlap",
+                f"--nodes={len(layout)}",
+                f"--nodelist={','.join(layout)}",
+                f"--ntasks={len(layout)}",
+                "--ntasks-per-node=1",
+                "--mem=0",
+                "--gres=none",
+                "--cpu-bind=none",
+                "--mpi=none",
+                "--input=all",
+                "--wait=0",
+                "--kill-on-bad-exit=0",
+                "--chdir=/",
+                "--job-name=pycr",
+                f"--cr-helper={step.name}",
+                "/bin/false",  # what runs, and fails, where the plugin is not
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=commands.environment(),
+            start_new_session=True,  # a Ctrl-C is for this process, which then lets go in order
+        )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.stdin = self.process.stdin
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self.process.stdout, selectors.EVENT_READ, "out")
+        self._selector.register(self.process.stderr, selectors.EVENT_READ, "err")
+
+    def tell(self, **value: Any) -> None:
+        """Send a command to every helper."""
+        with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
+            self.stdin.write(protocol.parse_line(value))
+            self.stdin.flush()
+
+    def events(self, name: str) -> dict[int, protocol.Object]:
+        """Return what has come of an event, by task."""
+        return self.seen.setdefault(name, {})
+
+    def until(self, done: Callable[[], bool], what: str, tick: Callable[[], None]) -> None:
+        """Take in what the helpers say until done() holds.
+
+        Raises TimedOut, and what the helpers report or their end implies.
+        """
+        while not done():
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise TimedOut(
+                    f"step {self.step.name}: {what} took longer than --max-wait: given up, the"
+                    f" tasks run on{self._behind(what)}"
+                )
+            self.take(min(left, 0.5))
+            tick()
+
+    def take(self, timeout: float) -> bool:
+        """Read what is there, for timeout seconds at most; tell whether the helpers still are."""
+        for key, _ in self._selector.select(timeout):
+            data = os.read(key.fd, 65536)
+            if not data:
+                self._selector.unregister(key.fileobj)
+                if not self._selector.get_map():
+                    raise self.lost()
+                continue
+            *lines, rest = (self._buffers[key.data] + data).split(b"\n")
+            self._buffers[key.data] = rest
+            for line in lines:
+                text = line.decode("utf-8", "replace")
+                if key.data == "out":
+                    self._hear(text)
+                else:
+                    self._complaint(text)
+        return bool(self._selector.get_map())
+
+    def _hear(self, line: str) -> None:
+        try:
+            whole = self._joiner.feed(line)
+        except ValueError as error:
+            raise SlurmError(f"step {self.step.name}: {error}") from error
+        if whole is None:
+            return
+        node, value = whole
+        event = value.get("event")
+        if event == "ready":
+            self.ready[node] = value
+        elif event == "clean":
+            self.clean.add(node)
+        elif event == "error":
+            raise self._raised(f"step {self.step.name}: node {node}", value)
+        elif event == "failed":
+            raise self._raised(f"step {self.step.name}: task {value['task']} on {node}", value)
+        else:
+            self.events(str(event))[int(value["task"])] = value
+
+    @staticmethod
+    def _raised(where: str, value: protocol.Object) -> PycrError:
+        return protocol.error_class(value)(f"{where}: {value.get('reason')}")
+
+    def _complaint(self, line: str) -> None:
+        if not line.strip():
+            return
+        self.complaints.append(line)
+        # One helper's end does not end srun: the others wait for commands.
+        if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
+            raise self.lost()
+
+    def lost(self) -> PycrError:
+        """Say why the helpers, or one of them, are no more."""
+        words = " ".join(self.complaints)
+        if "unrecognized option" in words or "unknown option" in words:
+            return NotSupported(
+                f"step {self.step.name}: srun here does not know --cr-helper: the spank_cr plugin"
+                f" is not enabled on this host ({os.uname().nodename}): add it to plugstack.conf"
+            )
+        own = [line for line in self.complaints if " cr: " in line]
+        if own:
+            return NotSupported(f"step {self.step.name}: {own[0].split(' cr: ', 1)[1]}")
+        missing = sorted(set(self.layout) - set(self.ready))
+        match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
+        if missing and match and match.group(1) in missing:
+            return NotSupported(
+                f"step {self.step.name}: node {match.group(1)}: the helper did not start"
+                f" ({match.group(2)}): is the spank_cr plugin enabled there (plugstack.conf)?"
+            )
+        last = self.complaints[-1] if self.complaints else "srun ended without a word"
+        return SlurmError(f"step {self.step.name}: the helpers were lost: {last}")
+
+    def _behind(self, what: str) -> str:
+        """Say what was still waited for."""
+        event = {"the dump": "dumped", "making it durable": "sealed"}.get(what)
+        if event is None:
+            nodes = sorted(set(self.layout) - set(self.ready))
+            waiting = [f"node {node}" for node in nodes]
+        else:
+            done = self.events(event)
+            left = sorted(task for task in self.node_of if task not in done)
+            waiting = [f"task {task} on {self.node_of[task]}" for task in left]
+        if not waiting:
+            return ""
+        last = f"; {self.complaints[-1]}" if self.complaints else ""
+        return f" (waited for {waiting[0]}{last})"
+
+    def end(self) -> None:
+        """Let the helpers end and wait until they have. Raises TimedOut when they do not."""
+        with suppress(OSError):
+            self.stdin.close()
+        give_up = time.monotonic() + LET_GO
+        while self._selector.get_map() and time.monotonic() < give_up:
+            with suppress(PycrError):
+                self.take(0.5)
+        try:
+            self.process.wait(max(0.1, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(
+                f"step {self.step.name}: its helpers do not end: look at them with"
+                f" squeue -s -j {self.step.job_id}"
+            ) from error

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restore one task from a generation, as PID 1 of its pod, with this step's streams.
+
+The restored task's streams are this step's: each file that the old streams were open on is
+replaced, throughout the tree, by the new stream (CRIU's --inherit-fd). A name that matches nothing
+would lose output without a word, so what came out is compared before anything runs; so are the
+images' checksums, which are read while CRIU works.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycr import image
+from pycr.engine import criu, proc
+from pycr.errors import GeometryError, PycrError, RestoreFailed
+from pycr.manifest import TaskImage
+
+FIRST_FD = 100
+
+
+def own_streams() -> None:
+    """Open the files on descriptors 0, 1, 2 anew, where they are files or devices.
+
+    slurmstepd opened them in another mount namespace, which CRIU could not dump from here
+    ("Can't lookup mount"). Pipes belong to none.
+    """
+    for fd in (0, 1, 2):
+        with suppress(OSError):
+            old = os.fstat(fd)
+            if not (stat.S_ISREG(old.st_mode) or stat.S_ISCHR(old.st_mode)) or os.isatty(fd):
+                continue
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            new = os.open(
+                os.readlink(f"/proc/self/fd/{fd}"),
+                flags & (os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK) | os.O_NOCTTY,
+            )
+            if os.path.samestat(os.fstat(new), old):
+                if stat.S_ISREG(old.st_mode):
+                    os.lseek(new, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+                os.dup2(new, fd)
+            os.close(new)
+
+
+def inherited(streams: list[proc.Stream]) -> list[tuple[str, int]]:
+    """Return CRIU's (key, descriptor) pairs that put this step's streams in the old ones' place."""
+    pairs: dict[str, int] = {}
+    for stream in streams:
+        key = stream.inherit_key
+        if key is not None and key not in pairs:
+            pairs[key] = fcntl.fcntl(stream.fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD)
+    return list(pairs.items())
+
+
+def avoid_pids(highest: int) -> None:
+    """Let what runs in the pod beside the task take process ids above the task's own."""
+    with suppress(OSError, ValueError):
+        limit = int(Path("/proc/sys/kernel/pid_max").read_text())
+        if highest + 300 < limit:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a restored task is: the new step's name, its id in it, and how many tasks it has."""
+
+    step: str
+    task_id: int
+    tasks: int
+
+
+class Sums(threading.Thread):
+    """Compares an image's checksums while CRIU restores from it; result() waits for them."""
+
+    def __init__(self, directory: int, path: Path, mine: TaskImage) -> None:
+        super().__init__(daemon=True)
+        self._arguments = (directory, path, mine)
+        self._trouble: PycrError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            image.check_sums(*self._arguments)
+        except PycrError as error:
+            self._trouble = error
+
+    def result(self) -> None:
+        """Raise ImageError if a file is not what it was."""
+        self.join()
+        if self._trouble is not None:
+            raise self._trouble
+
+
+def restore(path: str, directory: Path, place: Place) -> int:
+    """Restore the task that has its place here from the newest generation; return its pid.
+
+    path: CRIU's. directory: a generation, or a step's directory. Nothing of the task runs when this
+    raises: ImageError, GeometryError, RestoreFailed, NotSupported.
+    """
+    generation = image.resolve(directory)
+    manifest = image.load(generation)
+    if len(manifest.tasks) != place.tasks:
+        raise GeometryError(
+            f"{generation} holds {len(manifest.tasks)} tasks and this step has {place.tasks}:"
+            f" restart it with --ntasks={len(manifest.tasks)}"
+        )
+    mine = manifest.tasks[place.task_id]
+    images = image.check_task(generation, mine)
+    sums = Sums(images, generation / image.task_name(place.task_id), mine)
+    streams = [proc.Stream(**each) for each in mine.streams]
+    own_streams()
+    pairs = inherited(streams)
+    avoid_pids(mine.max_pid)
+
+    def check(pid: int) -> None:
+        sums.result()
+        check_streams(pid, streams)
+
+    try:
+        return criu.restore(criu.find(path), images, pairs, check)
+    except criu.RestoreFailure as error:
+        sums.result()  # if the image is damaged, that is the reason
+        raise RestoreFailed(f"{error}{save_log(error.log, generation, place)}") from error
+    finally:
+        os.close(images)
+        for _, fd in pairs:
+            os.close(fd)
+
+
+def check_streams(pid: int, streams: list[proc.Stream]) -> None:
+    """Compare the restored task's streams with this step's. Raises RestoreFailed."""
+    for stream in streams:
+        if stream.inherit_key is None:
+            continue
+        first = next(each for each in streams if each.inherit_key == stream.inherit_key)
+        wanted = proc.stream(os.getpid(), first.fd)
+        found = proc.stream(pid, stream.fd)
+        if found.name != wanted.name:
+            raise RestoreFailed(
+                f"its descriptor {stream.fd} came back as {found.name or 'closed'}, not as"
+                f" this step's {wanted.name}"
+            )
+
+
+def save_log(log: str, generation: Path, place: Place) -> str:
+    """Keep CRIU's log beside the generation, or in /tmp; say where."""
+    name = f"restore-{place.step}-{image.task_name(place.task_id)}.log"
+    for directory in (generation.parent, Path("/tmp")):
+        with suppress(OSError):
+            image.write_log(directory / name, log)
+            return f" (CRIU's log: {directory / name})"
+    return ""
