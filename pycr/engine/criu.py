@@ -34,6 +34,17 @@ PLACES = ("/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu", "/usr/local
 LOG_LEVEL = 4
 MIB = 1 << 20
 
+Options = dict[str, "int | bool | list[tuple[str, int]]"]
+COMMON: Options = {
+    "shell_job": True,
+    "file_locks": True,
+    "log_level": LOG_LEVEL,
+    "notify_scripts": True,
+    "manage_cgroups_mode": rpc.MANAGE_CGROUPS_IGNORE,
+    "unprivileged": True,
+    "log_to_stderr": True,
+}
+
 
 def find(configured: str = "") -> str:
     """Return the criu to run: the configured one, or that of the system.
@@ -57,6 +68,26 @@ def telling_line(log: str) -> str:
         if match:
             return match.group(1).strip().rstrip(".")
     return log.strip().splitlines()[-1].strip() if log.strip() else "CRIU said nothing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a conversation with criu ended: its last answer, None where it died, and its log."""
+
+    answer: rpc.Response | None
+    log: str
+    status: int
+
+    @property
+    def good(self) -> bool:
+        return self.answer is not None and self.answer.success
+
+    @property
+    def reason(self) -> str:
+        """Why it is not good."""
+        if self.status < 0:
+            return f"criu was killed by signal {-self.status}"
+        return telling_line(self.log)
 
 
 class Worker:
@@ -92,9 +123,6 @@ class Worker:
         finally:
             theirs.close()
 
-    def send(self, message: bytes) -> None:
-        self.socket.sendall(message)
-
     def receive(self) -> rpc.Response | None:
         """Return the next message, or None where criu has ended."""
         try:
@@ -103,9 +131,25 @@ class Worker:
             return None
         return rpc.response(message) if message else None
 
-    def log(self) -> str:
-        size = os.lseek(self._log, 0, os.SEEK_END)
-        return os.pread(self._log, min(size, 64 * MIB), 0).decode("utf-8", "replace")
+    def converse(self, request: bytes, notified: Callable[[rpc.Response], bool]) -> Outcome:
+        """Send a request, answer each notification as notified() says, and let criu end."""
+        answer = None
+        log = ""
+        try:
+            self.socket.sendall(request)
+            while True:
+                answer = self.receive()
+                if answer is None or answer.kind != rpc.NOTIFY:
+                    break
+                self.socket.sendall(rpc.notify_reply(notified(answer)))
+            if answer is None or not answer.success:
+                size = os.lseek(self._log, 0, os.SEEK_END)
+                log = os.pread(self._log, min(size, 64 * MIB), 0).decode("utf-8", "replace")
+        except OSError:
+            answer = None  # it died with a reply under way; its status says how
+        finally:
+            status = self.close()
+        return Outcome(answer, log, status)
 
     def close(self) -> int:
         """Let criu end, and return its status."""
@@ -121,12 +165,7 @@ def version(path: str) -> tuple[int, ...]:
 
     Raises NotSupported where it does not answer.
     """
-    worker = Worker(path)
-    try:
-        worker.send(rpc.request(rpc.VERSION, {}))
-        answer = worker.receive()
-    finally:
-        worker.close()
+    answer = Worker(path).converse(rpc.request(rpc.VERSION, {}), lambda _: True).answer
     if answer is None or not answer.version:
         raise NotSupported(f"{path} does not answer: install criu 4.1 or later")
     return answer.version
@@ -177,49 +216,34 @@ def dump(
 
     Raises DumpFailure, NotSupported.
     """
-    began = frozen = time.monotonic()
-    held = refused = False
     worker = Worker(path, cache)
-    answer = None
-    try:
-        options: dict[str, int | bool | list[tuple[str, int]]] = {
-            "images_dir_fd": dir_fd,
-            "work_dir_fd": worker.nowhere,
-            "pid": pid,
-            "leave_running": leave_running,
-            "shell_job": True,
-            "file_locks": True,
-            "log_level": LOG_LEVEL,
-            "notify_scripts": True,
-            "manage_cgroups_mode": rpc.MANAGE_CGROUPS_IGNORE,
-            "ghost_limit": min(ghost_limit, 0xFFFFFFFF),
-            "timeout": timeout,
-            "unprivileged": True,
-            "log_to_stderr": True,
-        }
-        worker.send(rpc.request(rpc.DUMP, options))
-        while True:
-            answer = worker.receive()
-            if answer is None or answer.kind != rpc.NOTIFY:
-                break
-            success = True
-            if answer.script == "network-lock":
-                frozen = time.monotonic()
-            elif answer.script == "post-dump":
-                held = True
-                success = hold(time.monotonic() - frozen)
-                refused = not success
-            worker.send(rpc.notify_reply(success))
-        ended = time.monotonic()
-        log = worker.log() if answer is None or not answer.success else ""
-    finally:
-        status = worker.close()
-    if refused:
+    began = frozen = ended = time.monotonic()
+    held: bool | None = None
+
+    def notified(message: rpc.Response) -> bool:
+        nonlocal frozen, held
+        if message.script == "network-lock":
+            frozen = time.monotonic()
+        elif message.script == "post-dump":
+            held = hold(time.monotonic() - frozen)
+            return held
+        return True
+
+    options: Options = {
+        **COMMON,
+        "images_dir_fd": dir_fd,
+        "work_dir_fd": worker.nowhere,
+        "pid": pid,
+        "leave_running": leave_running,
+        "ghost_limit": min(ghost_limit, 0xFFFFFFFF),
+        "timeout": timeout,
+    }
+    outcome = worker.converse(rpc.request(rpc.DUMP, options), notified)
+    ended = time.monotonic()
+    if held is False:
         raise DumpFailure("given up before it was committed", "")
-    if answer is None or not answer.success or not held:
-        if status < 0:
-            raise DumpFailure(f"criu was killed by signal {-status}", log)
-        raise DumpFailure(telling_line(log), log)
+    if not outcome.good or not held:
+        raise DumpFailure(outcome.reason, outcome.log)
     return DumpTimes(frozen=ended - frozen, seconds=ended - began)
 
 
@@ -239,39 +263,26 @@ def restore(
     Raises RestoreFailure, NotSupported, and what check raises.
     """
     worker = Worker(path, keep=tuple(sorted({fd for _, fd in inherit})))
-    answer = None
     trouble: PycrError | None = None
-    try:
-        options: dict[str, int | bool | list[tuple[str, int]]] = {
-            "images_dir_fd": dir_fd,
-            "work_dir_fd": worker.nowhere,
-            "shell_job": True,
-            "file_locks": True,
-            "log_level": LOG_LEVEL,
-            "notify_scripts": True,
-            "inherit_fd": inherit,
-            "manage_cgroups_mode": rpc.MANAGE_CGROUPS_IGNORE,
-            "unprivileged": True,
-            "log_to_stderr": True,
-        }
-        worker.send(rpc.request(rpc.RESTORE, options))
-        while True:
-            answer = worker.receive()
-            if answer is None or answer.kind != rpc.NOTIFY:
-                break
-            if answer.script == "post-restore":
-                try:
-                    check(answer.pid)
-                except PycrError as error:
-                    trouble = error
-            worker.send(rpc.notify_reply(trouble is None))
-        log = worker.log() if answer is None or not answer.success else ""
-    finally:
-        status = worker.close()
+
+    def notified(message: rpc.Response) -> bool:
+        nonlocal trouble
+        if message.script == "post-restore":
+            try:
+                check(message.pid)
+            except PycrError as error:
+                trouble = error
+        return trouble is None
+
+    options: Options = {
+        **COMMON,
+        "images_dir_fd": dir_fd,
+        "work_dir_fd": worker.nowhere,
+        "inherit_fd": inherit,
+    }
+    outcome = worker.converse(rpc.request(rpc.RESTORE, options), notified)
     if trouble is not None:
         raise trouble
-    if answer is None or not answer.success:
-        if status < 0:
-            raise RestoreFailure(f"criu was killed by signal {-status}", log)
-        raise RestoreFailure(telling_line(log), log)
-    return answer.pid
+    if outcome.answer is None or not outcome.good:
+        raise RestoreFailure(outcome.reason, outcome.log)
+    return outcome.answer.pid
