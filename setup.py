@@ -117,6 +117,7 @@ class build_plugin(Command):
         from Cython.Compiler.Main import compile as cython
 
         os.chdir(ROOT)
+        headers = slurm_include()
         PLUGIN.parent.mkdir(exist_ok=True)
         source = PLUGIN.with_suffix(".c")
         Options.docstrings = False
@@ -125,7 +126,7 @@ class build_plugin(Command):
         if result.num_errors:
             raise BuildError("Cython failed")
         cc = shlex.split(os.environ.get("CC", "cc"))
-        flags = [*CFLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *slurm_include()]
+        flags = [*CFLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *headers]
         flags.append("-I" + sysconfig.get_path("include"))
         ldflags = [*LDFLAGS, *shlex.split(os.environ.get("LDFLAGS", ""))]
         run([*cc, *flags, str(source), "-o", str(PLUGIN), *ldflags, "-ldl"])

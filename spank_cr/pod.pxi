@@ -16,12 +16,16 @@ cdef enum:
 cdef void cr_pod_end(int status) noexcept nogil:
     """End as the restored task ended; without a core, which would be this process's, not its."""
     cdef rlimit none
+    cdef sigset_t mask
     if WIFSIGNALED(status):
         none.rlim_cur = 0
         none.rlim_max = 0
         setrlimit(RLIMIT_CORE, &none)
-        cr_reset_signals()
+        # Only this signal is let through: another that is pending would be how the task ended.
+        sigfillset(&mask)
+        sigdelset(&mask, WTERMSIG(status))
         kill(getpid(), WTERMSIG(status))
+        sigprocmask(SIG_SETMASK, &mask, NULL)
     _exit(WEXITSTATUS(status) if WIFEXITED(status) else CR_EXIT_FAILED)
 
 
@@ -52,10 +56,14 @@ cdef void cr_pod_parent(pid_t pod, int ctl, int status_fd) noexcept nogil:
         if signo == SIGCHLD:
             if waitpid(pod, &status, WNOHANG) == pod:
                 break
-        elif signo > 0:
+        elif signo > 0 and ctl >= 0:
             byte = <char> signo
-            # A full pipe means that PID 1 has stopped reading: nothing could be done with it.
-            signo = <int> write(ctl, &byte, 1)
+            # A full pipe means that PID 1 has stopped reading: nothing could be done with it. A
+            # broken one makes a SIGPIPE, which is next and must not be forwarded in turn: being
+            # the lower number it would for ever come before SIGCHLD.
+            if write(ctl, &byte, 1) < 0 and errno == EPIPE:
+                close(ctl)
+                ctl = -1
     # PID 1 cannot die of its task's signal in its own namespace, so it writes the status down.
     if read(status_fd, &ended, sizeof(ended)) == sizeof(ended):
         status = ended
@@ -75,6 +83,7 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     cdef pid_t pod
     if pipe2(ctl, 0) != 0 or pipe2(status, 0) != 0:
         cr_task_fail(b"make a pipe", strerror(errno))
+    cr_reset_signals()             # an ignored SIGCHLD would never be heard of (wait(2))
     sigfillset(&every)
     sigprocmask(SIG_SETMASK, &every, NULL)
     pod = cr_pod_clone()

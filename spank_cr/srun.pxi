@@ -104,7 +104,7 @@ cdef int cr_srun_local_user_init(spank_t sp) noexcept nogil:
     step.step_id = step_id
     step.step_het_comp = NO_VAL
     layout = slurm_job_step_layout_get(&step)
-    if layout == NULL:
+    if layout == NULL or layout.node_list == NULL:
         slurm_error(b"cr: couldn't learn the step's nodes for srun_cr: %s", strerror(errno))
         return 0
     memset(&address, 0, sizeof(address))

@@ -74,6 +74,13 @@ cdef char **cr_wrap_strings(const char *path, size_t *count) noexcept nogil:
     return vector
 
 
+cdef void cr_wrap_unlisten(char *path) noexcept nogil:
+    """Remove the socket and its directory."""
+    unlink(path)
+    strrchr(path, c'/')[0] = 0
+    rmdir(path)
+
+
 cdef int cr_wrap_listen(char *path, size_t size) noexcept nogil:
     """Make srun_cr's socket in a directory of mode 0700; return its descriptor, or -1."""
     cdef sockaddr_un address
@@ -88,7 +95,9 @@ cdef int cr_wrap_listen(char *path, size_t size) noexcept nogil:
     strcpy(address.sun_path, path)
     fd = socket(AF_UNIX, SOCK_STREAM, 0)
     if fd < 0 or bind(fd, &address, sizeof(address)) != 0 or listen(fd, 16) != 0:
-        rmdir(directory)
+        if fd >= 0:
+            close(fd)
+        cr_wrap_unlisten(path)
         return -1
     return fd
 
@@ -124,7 +133,7 @@ cdef void cr_wrap() noexcept nogil:
     cdef long length = readlink(b"/proc/self/exe", srun + 13, PATH_SIZE)
     cdef int listener
     cdef pid_t child
-    if argv == NULL or given == NULL or words == NULL or length < 0:
+    if argv == NULL or given == NULL or words == NULL or length < 0 or args == 0:
         cr_srun_refuse(b"--cr", b"", b"couldn't read /proc/self")
         return
     if access(config.python, X_OK) != 0:
@@ -144,7 +153,9 @@ cdef void cr_wrap() noexcept nogil:
     sigprocmask(SIG_SETMASK, &every, NULL)
     child = fork()
     if child < 0:
-        cr_srun_refuse(b"couldn't fork", b"", strerror(errno))
+        signo = errno
+        cr_wrap_unlisten(path)
+        cr_srun_refuse(b"couldn't fork", b"", strerror(signo))
     if child == 0:
         close(listener)
         setpgid(0, 0)
@@ -179,7 +190,6 @@ cdef void cr_wrap() noexcept nogil:
     execve(config.python, words, given)
     signo = errno
     kill(child, SIGKILL)
-    unlink(path)
-    strrchr(path, c'/')[0] = 0
-    rmdir(path)
+    waitpid(child, NULL, 0)
+    cr_wrap_unlisten(path)
     cr_srun_refuse(b"couldn't execute ", config.python, strerror(signo))

@@ -25,8 +25,13 @@ ROOT = HERE.parent.parent
 # Without _FORTIFY_SOURCE, whose checks would end the process before a sanitizer can say where; and
 # without red zones around globals: their table refers to every global of Cython's, and so to
 # libpython, which the linker could then not leave out.
-SANITIZE = """-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-    --param=asan-globals=0 -U_FORTIFY_SOURCE""".split()
+SANITIZE = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "--param=asan-globals=0",
+    "-U_FORTIFY_SOURCE",
+]
 
 
 def compiler() -> list[str]:
@@ -163,4 +168,5 @@ def place(ground: Path) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="place-", dir=ground))
     path.chmod(0o755)
     yield path
+    path.chmod(0o755)
     shutil.rmtree(path)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ STEP = [
     "item task 1",
     "jobenv SLURMD_NODENAME=n1",
 ]
+CAP_SETPCAP, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE = 1 << 8, 1 << 19, 1 << 40
 OPTION_VARIABLE = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_cr_"
 
 
@@ -122,17 +124,22 @@ class Host:
         script: Sequence[str],
         name: str = "srun",
         args: Sequence[str] = (),
-        env: Optional[dict[str, str]] = None,
+        env: dict[str, str] | None = None,
         timeout: float = DEADLINE,
+        terminal: bool = False,
     ) -> Run:
-        """Do a script's lines in a host that runs under this name, and with srun's args."""
-        process = self._start(script, name, args, env)
+        """Do a script's lines in a host that runs under this name, and with srun's args.
+
+        With a terminal it is in the foreground of one of its own, and reads its script there.
+        """
+        process, end = self._start(script, name, args, env, terminal)
         try:
             out, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            out, _ = process.communicate()
+            out = kill(process)
             pytest.fail(f"the host hangs after {os.fsdecode(out)}")
+        finally:
+            os.close(end)
         run = Run(os.fsdecode(out).splitlines(), process.returncode, process.pid)
         assert not run.all("host:"), run.lines
         self.check()
@@ -141,35 +148,49 @@ class Host:
     @contextmanager
     def running(self, script: Sequence[str]) -> Iterator[Running]:
         """Do a script's lines while the caller watches; whatever is left then is killed."""
-        process = self._start(script, "srun", (), None)
+        process, end = self._start(script, "srun", (), None)
         try:
             yield Running(process)
         finally:
-            process.kill()
-            process.communicate()
+            kill(process)
+            os.close(end)
         self.check()
 
     def _start(
-        self, script: Sequence[str], name: str, args: Sequence[str], env: Optional[dict[str, str]]
-    ) -> subprocess.Popen[bytes]:
-        # A file, not a pipe: the whole script is there at once, and nobody has to write it.
+        self,
+        script: Sequence[str],
+        name: str,
+        args: Sequence[str],
+        env: dict[str, str] | None,
+        terminal: bool = False,
+    ) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a host; return it and the other end of its stdin, for the caller to close."""
         text = "".join(f"{line}\n" for line in script).encode("utf-8", "surrogateescape")
-        read, write = os.pipe()
+        end, stdin = os.openpty() if terminal else os.pipe()[::-1]
+        # All of it is there before the host starts: no script is longer than a pipe or a terminal
+        # holds.
+        os.write(end, text)
+        if terminal:
+            os.write(end, b"\x04")
+        else:
+            os.close(end)
+            end = os.dup(stdin)
+        tty = os.ttyname(stdin) if terminal else ""
         try:
-            os.write(write, text)
-        finally:
-            os.close(write)
-        try:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [name, str(self.plugin), *args],
                 executable=self.program,
-                stdin=read,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env={} if env is None else env,
+                start_new_session=True,
+                # The leader of a session that has no terminal gets the first one that it opens.
+                preexec_fn=(lambda: os.close(os.open(tty, os.O_RDWR))) if terminal else None,
             )
         finally:
-            os.close(read)
+            os.close(stdin)
+        return process, end
 
     def check(self) -> None:
         """Fail when a sanitizer has found something, in the host or in a task."""
@@ -179,6 +200,13 @@ class Host:
             each.unlink()
         if found:
             pytest.fail(f"sanitizer report:\n{text}")
+
+
+def kill(process: subprocess.Popen[bytes]) -> bytes:
+    """End a host and what it started, all in its process group; return what was not read yet."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate(timeout=DEADLINE)[0]
 
 
 def proc_status(pid: int) -> dict[str, str]:
@@ -192,3 +220,8 @@ def ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(DEADLINE * 1000))
+
+
+def capabilities(status: dict[str, str]) -> dict[str, int]:
+    """Return the sets of a /proc/PID/status, but for the bounding set."""
+    return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}

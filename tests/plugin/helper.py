@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def say(word: str, what: object) -> None:
 def follow(orders: list[str], ctl: int, pipe: int) -> None:
     """Do what a pod's orders say.
 
-    read N: print N bytes of the ctl pipe; wait: until the ctl pipe ends; exit N: end so;
-    status N: write a wait status on the status pipe.
+    read N: print N bytes of the ctl pipe; wait: until the ctl pipe ends; stay: for ever;
+    exit N: end so; status N: write a wait status on the status pipe.
     """
     for order in orders:
         verb, _, number = order.partition(" ")
@@ -68,10 +69,13 @@ def follow(orders: list[str], ctl: int, pipe: int) -> None:
         elif verb == "wait":
             while os.read(ctl, 1):
                 pass
+        elif verb == "stay":
+            signal.pause()
         elif verb == "exit":
             os._exit(int(number))
         elif verb == "status":
             os.write(pipe, int(number).to_bytes(4, sys.byteorder))
+            say("wrote", int(number))
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
  *
  * A Slurm that is not there: it loads the plugin named by its first argument and does, line by
  * line, what its standard input says; what happens goes to standard output, a line each, for
- * driver.py to read. It owns the stubs of the spank_ and slurm_ functions that the plugin imports,
- * and the part slurmstepd plays around a task (`task`). Further arguments are left alone: they
- * are srun's, for the plugin to find in /proc/self/cmdline.
+ * driver.py to read. It owns the script's lines and the part slurmstepd plays around a task
+ * (`task`); the functions that Slurm gives a plugin are in stubs.h. Further arguments are left
+ * alone: they are srun's, for the plugin to find in /proc/self/cmdline.
  *
  *   context C           local, allocator, remote or slurmd
  *   arg KEY=VALUE       a word of the plugin's line in plugstack.conf
@@ -17,6 +17,7 @@
  *   open N              /dev/null as descriptor N, a stray one
  *   hide DIR            an empty, read-only file system over DIR, for this process
  *   nofork              fork fails from here on, but for root
+ *   deny CALL           newpid or mount: that system call fails with ENOSPC from here on
  *   hex FILE            what is in FILE
  *   option NAME[=VALUE] call back for a registered option
  *   call HOOK           slurm_spank_HOOK
@@ -28,17 +29,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <slurm/slurm.h>
 #include <slurm/spank.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -55,120 +60,7 @@ const char *__ubsan_default_options(void)
 }
 #endif
 
-#define ROOM 64
-static const struct { const char *name; spank_item_t item; } names[] = {
-	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
-	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID},
-};
-static struct { bool set; uint32_t value; } items[ROOM];
-static spank_context_t context = S_CTX_ERROR;
-static struct spank_option registered[ROOM];
-static char *args[ROOM], *jobenv[ROOM], *nodelist;
-static int arg_count, option_count, jobenv_count;
-static bool full;
-static void *plugin;
-
-static void die(const char *what, const char *why)
-{
-	dprintf(1, "host: %s: %s\n", what, why);
-	_exit(99);
-}
-
-/* The functions that Slurm gives a plugin. */
-
-spank_context_t spank_context(void)
-{
-	return context;
-}
-
-spank_err_t spank_option_register(spank_t sp, struct spank_option *opt)
-{
-	(void)sp;
-	if (full || option_count == ROOM)
-		return ESPANK_NOSPACE;
-	registered[option_count] = *opt;
-	registered[option_count++].name = strdup(opt->name);
-	dprintf(1, "registered %s %s\n", opt->name, opt->has_arg ? opt->arginfo : "-");
-	return ESPANK_SUCCESS;
-}
-
-spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
-{
-	va_list list;
-	uint32_t *into;
-
-	(void)sp;
-	va_start(list, item);
-	into = va_arg(list, uint32_t *);
-	va_end(list);
-	if (item >= ROOM || !items[item].set)
-		return ESPANK_ERROR;
-	*into = items[item].value;
-	return ESPANK_SUCCESS;
-}
-
-spank_err_t spank_getenv(spank_t sp, const char *var, char *buf, int len)
-{
-	size_t size = strlen(var);
-
-	(void)sp;
-	for (int i = 0; i < jobenv_count; i++)
-		if (strncmp(jobenv[i], var, size) == 0 && jobenv[i][size] == '=') {
-			if (strlen(jobenv[i] + size + 1) >= (size_t)len)
-				return ESPANK_NOSPACE;
-			strcpy(buf, jobenv[i] + size + 1);
-			return ESPANK_SUCCESS;
-		}
-	return ESPANK_ENV_NOEXIST;
-}
-
-spank_err_t spank_setenv(spank_t sp, const char *var, const char *val, int overwrite)
-{
-	(void)sp;
-	dprintf(1, "spank_setenv %s=%s %d\n", var, val, overwrite);
-	return ESPANK_SUCCESS;
-}
-
-spank_err_t spank_unsetenv(spank_t sp, const char *var)
-{
-	(void)sp;
-	dprintf(1, "spank_unsetenv %s\n", var);
-	return ESPANK_SUCCESS;
-}
-
-#define LOGGER(level)                                                          \
-	void slurm_##level(const char *format, ...)                            \
-	{                                                                      \
-		va_list list;                                                  \
-		char text[8192];                                               \
-		va_start(list, format);                                        \
-		vsnprintf(text, sizeof(text), format, list);                   \
-		va_end(list);                                                  \
-		dprintf(1, #level ": %s\n", text);                             \
-	}
-LOGGER(error)
-LOGGER(info)
-LOGGER(debug)
-
-slurm_step_layout_t *slurm_job_step_layout_get(slurm_step_id_t *step)
-{
-	slurm_step_layout_t *layout;
-
-	dprintf(1, "layout_get %u %u %#x\n", step->job_id, step->step_id, step->step_het_comp);
-	if (nodelist == NULL) {
-		errno = ESRCH;
-		return NULL;
-	}
-	layout = calloc(1, sizeof(*layout));
-	layout->node_list = nodelist;
-	return layout;
-}
-
-void slurm_job_step_layout_free(slurm_step_layout_t *layout)
-{
-	dprintf(1, "layout_free\n");
-	free(layout);
-}
+#include "stubs.h"
 
 /* What the script's lines do. */
 
@@ -202,21 +94,25 @@ static void option(char *name)
 
 static void become(uid_t uid)
 {
-	if (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid))
+	if (getuid() != uid && (setgroups(0, NULL) || setresgid(uid, uid, uid) || setresuid(uid, uid, uid)))
 		die("setresuid", strerror(errno));
 }
 
 static void task(uid_t uid)
 {
+	void (*disposition)(int) = signal(SIGCHLD, SIG_DFL); /* `ignore` is for the task */
 	int status;
 	pid_t pid = fork();
 
 	if (pid == 0) {
+		signal(SIGCHLD, disposition);
 		call("task_init_privileged");
 		become(uid);
+		/* The kernel has unset it with the change of uid: see whether the plugin does. */
+		prctl(PR_SET_DUMPABLE, 1);
 		call("task_init");
 		/* slurmstepd would execute the user's command here, which ends capabilities. */
-		dprintf(1, "command\n");
+		dprintf(1, "command\nkeepcaps %d\n", prctl(PR_GET_KEEPCAPS));
 		_exit(0);
 	}
 	dprintf(1, "task %d\n", pid);
@@ -265,6 +161,23 @@ static void hide(const char *directory)
 		die(directory, strerror(errno));
 }
 
+static void deny(const char *name)
+{
+	bool newpid = strcmp(name, "newpid") == 0;
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, newpid ? SYS_clone : SYS_mount, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, newpid ? CLONE_NEWPID : 0, 0, newpid ? 1 : 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = sizeof(filter) / sizeof(*filter), .filter = filter};
+
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		die(name, strerror(errno));
+}
+
 static void in_context(const char *name)
 {
 	context = strcmp(name, "local") == 0	   ? S_CTX_LOCAL
@@ -310,6 +223,8 @@ static void obey(const char *verb, char *rest)
 		hide(rest);
 	} else if (strcmp(verb, "nofork") == 0) {
 		setrlimit(RLIMIT_NPROC, &(struct rlimit){0, 0});
+	} else if (strcmp(verb, "deny") == 0) {
+		deny(rest);
 	} else if (strcmp(verb, "hex") == 0) {
 		hex(rest);
 	} else if (strcmp(verb, "option") == 0) {

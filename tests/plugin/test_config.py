@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plugin's arguments in plugstack.conf: each key, what is wrong with one, and who hears of it."""
+"""The plugin's arguments in plugstack.conf: each key, what is wrong, and who hears of it."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def test_names_what_is_wrong_in_the_daemons_log(host: Host, arg: str, what: str)
 
 @pytest.mark.parametrize(("arg", "what"), BAD)
 def test_refuses_cr_with_the_setting_named(host: Host, arg: str, what: str) -> None:
-    run = host.run(
-        ["context local", f"arg {arg}", "call init", "option cr", "call init_post_opt"]
-    )
+    run = host.run(["context local", f"arg {arg}", "call init", "option cr", "call init_post_opt"])
     assert run.refused() == f"cr: checkpoint/restart is off here: {fault(arg, what)}"
 
 

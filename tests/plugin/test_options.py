@@ -37,7 +37,20 @@ def test_says_which_option_could_not_be_registered(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    "1 0:01 10 90:30 1:00:00 1-0 2-12 2-12:30 2-12:30:59 0-0:0:1 999999 24855-03:14:07".split(),
+    [
+        "1",
+        "0:01",
+        "10",
+        "90:30",
+        "1:00:00",
+        "1-0",
+        "2-12",
+        "2-12:30",
+        "2-12:30:59",
+        "0-0:0:1",
+        "999999",
+        "24855-03:14:07",
+    ],
 )
 def test_takes_a_time(host: Host, value: str) -> None:
     run = host.run([*LOCAL, f"option checkpoint={value}", "call init_post_opt"])
@@ -48,8 +61,29 @@ def test_takes_a_time(host: Host, value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    """x 1:2:3:4 -5 0 0:0 0-0 9999999 999999999999999999999 1- 1: :1 1:2: 1-2:3:4:5 1:2-3 1-2-3
-    1.5 1m +1 1-x 24855-03:14:08 999999-0""".split()
+    [
+        "x",
+        "1:2:3:4",
+        "-5",
+        "0",
+        "0:0",
+        "0-0",
+        "9999999",
+        "999999999999999999999",
+        "1-",
+        "1:",
+        ":1",
+        "1:2:",
+        "1-2:3:4:5",
+        "1:2-3",
+        "1-2-3",
+        "1.5",
+        "1m",
+        "+1",
+        "1-x",
+        "24855-03:14:08",
+        "999999-0",
+    ]
     + ["", " 1", "1 ", "%s%n"],
 )
 def test_refuses_what_is_no_time(host: Host, value: str) -> None:

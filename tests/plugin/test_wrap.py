@@ -86,7 +86,7 @@ def test_both_get_the_shells_environment(host: Host, settings: list[str], count:
     told = {each.partition("=")[0] for each in report["environ"][count:]}
     assert report["environ"][:count] == given
     assert told == {
-        f"SRUN_CR_{name}" for name in "SRUN SOCKET CHILD LISTENER TERMINAL IGNORED".split()
+        f"SRUN_CR_{name}" for name in ["SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED"]
     }
 
 
@@ -99,6 +99,15 @@ def test_the_wrapper_is_told_its_child(host: Host, settings: list[str]) -> None:
     assert report["told"]["TERMINAL"] == "0"
     assert int(parent) == run.pid
     assert group == pid != str(report["pgrp"]).encode()
+
+
+def test_the_child_gets_the_terminal(host: Host, settings: list[str]) -> None:
+    """Where srun was in the foreground: it reads stdin, and ^C and ^Z are for it."""
+    run = host.run([*script(settings), *CHILD], env={"A": "1"}, terminal=True)
+    report = wrapped(run)
+    _, _, _, _, group, _, _, foreground = child_file(run, "stat").split()[:8]
+    assert foreground == group
+    assert report["told"]["TERMINAL"] == "1"
 
 
 def test_the_wrapper_listens_for_its_child(host: Host, settings: list[str]) -> None:
@@ -115,8 +124,8 @@ def test_both_get_the_shells_signals(host: Host, settings: list[str]) -> None:
     """Blocked by srun is not blocked by the shell; what is set after slurm_spank_init is srun's."""
     ignored = (signal.SIGHUP, signal.SIGXFSZ)
     blocked = (signal.SIGTSTP, signal.SIGRTMIN)
-    sruns = (signal.SIGINT, signal.SIGQUIT, signal.SIGCONT, signal.SIGTERM, signal.SIGHUP)
-    sruns += (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGWINCH)
+    names = ["INT", "QUIT", "CONT", "TERM", "HUP", "ALRM", "USR1", "USR2", "PIPE", "WINCH"]
+    sruns = [signal.Signals[f"SIG{name}"] for name in names]
     first = [f"ignore {each.value}" for each in ignored]
     first += [f"block {each.value}" for each in (*blocked, *sruns)]
     later = [f"ignore {signal.SIGUSR1.value}", f"block {signal.SIGXCPU.value}"]

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The spank_ and slurm_ functions that the plugin imports, and what host.c's script sets for them
+ * to give. Each prints what it was called with where that is to be asserted on. One translation
+ * unit with host.c, which includes what is needed here.
+ */
+#define ROOM 64
+static const struct { const char *name; spank_item_t item; } names[] = {
+	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
+	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID},
+};
+static struct { bool set; uint32_t value; } items[ROOM];
+static spank_context_t context = S_CTX_ERROR;
+static struct spank_option registered[ROOM];
+static char *args[ROOM], *jobenv[ROOM], *nodelist;
+static int arg_count, option_count, jobenv_count;
+static bool full;
+static void *plugin;
+
+static void die(const char *what, const char *why)
+{
+	dprintf(1, "host: %s: %s\n", what, why);
+	_exit(99);
+}
+
+/* The functions that Slurm gives a plugin. */
+
+spank_context_t spank_context(void)
+{
+	return context;
+}
+
+spank_err_t spank_option_register(spank_t sp, struct spank_option *opt)
+{
+	(void)sp;
+	if (full || option_count == ROOM)
+		return ESPANK_NOSPACE;
+	registered[option_count] = *opt;
+	registered[option_count++].name = strdup(opt->name);
+	dprintf(1, "registered %s %s\n", opt->name, opt->has_arg ? opt->arginfo : "-");
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
+{
+	va_list list;
+	uint32_t *into;
+
+	(void)sp;
+	va_start(list, item);
+	into = va_arg(list, uint32_t *);
+	va_end(list);
+	if (item >= ROOM || !items[item].set)
+		return ESPANK_ERROR;
+	*into = items[item].value;
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_getenv(spank_t sp, const char *var, char *buf, int len)
+{
+	size_t size = strlen(var);
+
+	(void)sp;
+	for (int i = 0; i < jobenv_count; i++)
+		if (strncmp(jobenv[i], var, size) == 0 && jobenv[i][size] == '=') {
+			if (strlen(jobenv[i] + size + 1) >= (size_t)len)
+				return ESPANK_NOSPACE;
+			strcpy(buf, jobenv[i] + size + 1);
+			return ESPANK_SUCCESS;
+		}
+	return ESPANK_ENV_NOEXIST;
+}
+
+spank_err_t spank_setenv(spank_t sp, const char *var, const char *val, int overwrite)
+{
+	(void)sp;
+	dprintf(1, "spank_setenv %s=%s %d\n", var, val, overwrite);
+	return ESPANK_SUCCESS;
+}
+
+spank_err_t spank_unsetenv(spank_t sp, const char *var)
+{
+	(void)sp;
+	dprintf(1, "spank_unsetenv %s\n", var);
+	return ESPANK_SUCCESS;
+}
+
+#define LOGGER(level)                                                          \
+	void slurm_##level(const char *format, ...)                            \
+	{                                                                      \
+		va_list list;                                                  \
+		char text[8192];                                               \
+		va_start(list, format);                                        \
+		vsnprintf(text, sizeof(text), format, list);                   \
+		va_end(list);                                                  \
+		dprintf(1, #level ": %s\n", text);                             \
+	}
+LOGGER(error)
+LOGGER(info)
+LOGGER(debug)
+
+slurm_step_layout_t *slurm_job_step_layout_get(slurm_step_id_t *step)
+{
+	slurm_step_layout_t *layout;
+
+	dprintf(1, "layout_get %u %u %#x\n", step->job_id, step->step_id, step->step_het_comp);
+	if (nodelist == NULL) {
+		errno = ESRCH;
+		return NULL;
+	}
+	layout = calloc(1, sizeof(*layout));
+	layout->node_list = nodelist;
+	return layout;
+}
+
+void slurm_job_step_layout_free(slurm_step_layout_t *layout)
+{
+	dprintf(1, "layout_free\n");
+	free(layout);
+}
