@@ -121,6 +121,7 @@ class Helper:
         host = {
             "kernel": os.uname().release,
             "machine": os.uname().machine,
+            "cpu": proc.cpu_model(),
             "criu": version,
             "slurm": commands.version(),
         }

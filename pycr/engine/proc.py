@@ -123,6 +123,16 @@ def streams(pid: int) -> list[Stream]:
     return [stream(pid, fd) for fd in (0, 1, 2)]
 
 
+def cpu_model() -> str:
+    """Return what the first processor calls itself, "" where it does not (some architectures)."""
+    with suppress(OSError), open("/proc/cpuinfo", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return ""
+
+
 def link(pid: int, name: str) -> str:
     """Return where /proc/PID/exe or cwd points, "" where that is not to be seen."""
     try:
