@@ -11,13 +11,14 @@ import glob
 import os
 import pwd
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pycr.errors import DirectoryError
 from pycr.slurm import commands
 
 PLUGIN = "spank_cr.so"
+DEFAULT_DIR = "%h/checkpoint"
 KEYS = {
     "python",
     "srun_cr",
@@ -29,14 +30,13 @@ KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """The settings in force. plugin is None where plugstack.conf does not load it."""
 
     plugin: str | None = None
     plugstack: str = ""
     required: bool = False
-    checkpoint_dir: str = "%h/checkpoint"
+    checkpoint_dir: str = DEFAULT_DIR
     criu: str = ""
     python: str = ""
     ptrace: bool = False
@@ -69,7 +69,7 @@ def read(plugstack: str) -> Site:
             plugin=words[1],
             plugstack=plugstack,
             required=words[0] == "required",
-            checkpoint_dir=settings.get("checkpoint_dir", Site.checkpoint_dir),
+            checkpoint_dir=settings.get("checkpoint_dir", DEFAULT_DIR),
             criu=settings.get("criu", ""),
             python=settings.get("python", _interpreter(words[1])),
             ptrace=settings.get("ptrace") == "yes",

@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from pycr.errors import ImageError
 
 FORMAT = 1
+LONG = 1e12  # seconds: no time in a manifest is as long
 MAX_TASKS = 1 << 20
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
 
-@dataclass
-class TaskImage:
+class TaskImage(NamedTuple):
     """One task in the manifest.
 
     files: name -> [size in bytes, SHA-256]. began: seconds since the epoch. frozen, seconds: how
@@ -49,8 +48,7 @@ class TaskImage:
         return sum(size for size, _ in self.files.values())
 
 
-@dataclass
-class Manifest:
+class Manifest(NamedTuple):
     """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it."""
 
     job_id: int
@@ -65,7 +63,7 @@ class Manifest:
     geometry: dict[str, Any]
     hosts: dict[str, dict[str, str]]
     versions: dict[str, str]
-    tasks: list[TaskImage] = field(default_factory=list)
+    tasks: list[TaskImage]
 
     @property
     def size(self) -> int:
@@ -79,8 +77,12 @@ class Manifest:
 
     def dumps(self) -> bytes:
         """Return the text of manifest.json: the checksum's line, then what it is of."""
-        body = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False)
-        return seal(body.encode())
+        return seal(json.dumps(self.json(), indent=1, allow_nan=False).encode())
+
+    def json(self) -> dict[str, Any]:
+        """Return the manifest as the object that manifest.json holds."""
+        tasks = [task._asdict() for task in self.tasks]
+        return {"format": FORMAT, **self._asdict(), "tasks": tasks}
 
     @classmethod
     def loads(cls, data: bytes, where: str) -> Manifest:
@@ -99,16 +101,20 @@ class Manifest:
         value.pop("format")
         try:
             tasks = [_typed(TaskImage, task) for task in value.pop("tasks")]
-            manifest: Manifest = _typed(cls, {**value, "tasks": []})
-            manifest.tasks = tasks
-            manifest._check()
+            manifest: Manifest = _typed(cls, {**value, "tasks": []})._replace(tasks=tasks)
+            manifest.check()
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ImageError(f"{where}: damaged: {error}") from error
         return manifest
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Check what types alone do not say. Raises ValueError."""
         if not 0 < len(self.tasks) <= MAX_TASKS:
             raise ValueError(f"{len(self.tasks)} tasks")
+        if not all(isinstance(word, str) for word in self.command):
+            raise ValueError("command")
+        if not all(isinstance(host, dict) for host in self.hosts.values()):
+            raise ValueError("hosts")
         if [task.task_id for task in self.tasks] != list(range(len(self.tasks))):
             raise ValueError("its tasks are not numbered from 0")
         for task in self.tasks:
@@ -116,9 +122,17 @@ class Manifest:
                 if not _FILE.fullmatch(name) or not _is_file_entry(entry):
                     raise ValueError(f"task {task.task_id}: file {name!r:.80}")
                 task.files[name] = (entry[0], entry[1])
-            for stream in task.streams:
-                if not isinstance(stream, dict) or set(stream) != {"fd", "kind", "name"}:
-                    raise ValueError(f"task {task.task_id}: streams")
+            if not (
+                [stream.get("fd") for stream in task.streams if isinstance(stream, dict)]
+                == [0, 1, 2]
+                and all(set(stream) == {"fd", "kind", "name"} for stream in task.streams)
+                and all(
+                    type(stream["kind"]) is type(stream["name"]) is str for stream in task.streams
+                )
+            ):
+                raise ValueError(f"task {task.task_id}: streams")
+            if not all(isinstance(word, str) for word in task.args):
+                raise ValueError(f"task {task.task_id}: args")
             if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
                 raise ValueError(f"task {task.task_id}: pids")
 
@@ -149,10 +163,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 
 def _typed(cls: Any, value: Any) -> Any:
-    """Build a dataclass from an object that has its fields, all of them, of their types."""
+    """Build a named tuple from an object that has its fields, all of them, of their types."""
     if not isinstance(value, dict):
         raise TypeError("no object")
-    names = {each.name: str(each.type) for each in fields(cls)}
+    # NamedTuple keeps each annotation as a ForwardRef of its text.
+    names = {
+        name: getattr(kind, "__forward_arg__", kind) for name, kind in cls.__annotations__.items()
+    }
     if set(value) != set(names):
         odd = sorted(set(value) ^ set(names))[0]
         raise KeyError(f"field {odd:.40}")
@@ -162,6 +179,8 @@ def _typed(cls: Any, value: Any) -> Any:
             isinstance(value[name], bool) and bool not in wanted
         ):
             raise TypeError(f"{name} is no {kind}")
+        if kind == "float" and not 0 <= value[name] < LONG:
+            raise ValueError(f"{name} is no time")
     return cls(**value)
 
 

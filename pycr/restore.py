@@ -14,8 +14,8 @@ import os
 import stat
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pycr import image
 from pycr.engine import criu, proc
@@ -66,8 +66,7 @@ def avoid_pids(highest: int) -> None:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a restored task is: the new step's name, its id in it, and how many tasks it has."""
 
     step: str

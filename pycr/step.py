@@ -16,8 +16,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pycr import __version__, config, image, protocol
 from pycr.errors import (
@@ -39,8 +39,7 @@ END_WAIT = 60
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What a checkpoint is asked for. max_wait: seconds until it must be committed."""
 
     vacate: bool = False
@@ -199,7 +198,7 @@ class Checkpoint:
             cwd=tasks[0].cwd,
             created=time.time(),
             kept_running=not self.options.vacate,
-            geometry=asdict(geometry(self.job, self.step)),
+            geometry=geometry(self.job, self.step)._asdict(),
             hosts={node: value["host"] for node, value in helpers.ready.items()},
             versions={"pycr": __version__},
             tasks=tasks,

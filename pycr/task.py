@@ -11,8 +11,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pycr import image
 from pycr.engine import criu, proc
@@ -22,8 +22,7 @@ from pycr.protocol import Object, failure
 Report = Callable[[Object], None]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """How dumps are done on this node: criu's path, the largest deleted file in bytes, seconds
     CRIU may take to freeze a task, and a directory where it may keep what it learned."""
 

@@ -95,3 +95,9 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if arguments.debug:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        print(f"pycr: a fault of pycr's own: {what} (--debug shows where)", file=sys.stderr)
+        return PycrError.exit_status

@@ -14,8 +14,8 @@ import pwd
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pycr import config
 from pycr.cli import verb_parser
@@ -27,8 +27,7 @@ from pycr.slurm import commands
 CAP_CHECKPOINT_RESTORE = 40
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing looked at. remedy is "" where nothing is wrong."""
 
     name: str
@@ -43,7 +42,7 @@ def run(verb: str, argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     findings = list(look())
     if arguments.json:
-        rows = [{**asdict(each), "ok": not each.remedy} for each in findings]
+        rows = [{**each._asdict(), "ok": not each.remedy} for each in findings]
         print(json.dumps({"node": socket.gethostname(), "findings": rows}, indent=1))
     else:
         width = max(len(each.name) for each in findings)

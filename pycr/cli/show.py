@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from dataclasses import asdict
 
 from pycr import image
 from pycr.cli import size, verb_parser
@@ -23,7 +22,7 @@ def run(verb: str, argv: list[str]) -> int:
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
     manifest = image.load(generation)
     if arguments.json:
-        print(json.dumps({"path": str(generation), **asdict(manifest)}, indent=1))
+        print(json.dumps({"path": str(generation), **manifest.json()}, indent=1))
         return 0
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     after = "went on running" if manifest.kept_running else "was ended"

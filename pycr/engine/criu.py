@@ -24,7 +24,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pycr.engine import rpc
 from pycr.engine.trust import untrusted
@@ -70,8 +70,7 @@ def telling_line(log: str) -> str:
     return log.strip().splitlines()[-1].strip() if log.strip() else "CRIU said nothing"
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a conversation with criu ended: its last answer, None where it died, and its log."""
 
     answer: rpc.Response | None
@@ -187,8 +186,7 @@ class RestoreFailure(Failure, RestoreFailed):
     """The tree could not be restored; nothing of it runs."""
 
 
-@dataclass(frozen=True)
-class DumpTimes:
+class DumpTimes(NamedTuple):
     """How long a dump took: frozen is from the freeze to the release, seconds from its start."""
 
     frozen: float

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def children(pid: int) -> list[int]:
@@ -69,8 +68,7 @@ def environ(pid: int, name: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """One of a task's descriptors 0, 1, 2: its kind, and the name CRIU knows its file by.
 
     kind is "pipe", "file", "null", "tty", "closed", or "other" (a socket, a device), which CRIU
@@ -83,7 +81,7 @@ class Stream:
 
     def json(self) -> dict[str, Any]:
         """Return the stream as the manifest has it."""
-        return asdict(self)
+        return self._asdict()
 
     @property
     def inherit_key(self) -> str | None:

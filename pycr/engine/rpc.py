@@ -8,8 +8,7 @@ helper on each node 40 ms to import, more than a small dump takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Union
+from typing import NamedTuple, Union
 
 DUMP, RESTORE, NOTIFY, VERSION = 1, 2, 6, 10  # criu_req_type
 MANAGE_CGROUPS_IGNORE = 0  # criu_cg_mode
@@ -111,8 +110,7 @@ def notify_reply(success: bool) -> bytes:
     return encode(1, NOTIFY) + encode(3, int(success))
 
 
-@dataclass
-class Response:
+class Response(NamedTuple):
     """A criu_resp. `script` and `pid` are those of a notification, `pid` also of a restore."""
 
     kind: int = 0
@@ -120,7 +118,7 @@ class Response:
     script: str = ""
     pid: int = 0
     errmsg: str = ""
-    version: tuple[int, ...] = field(default_factory=tuple)
+    version: tuple[int, ...] = ()
 
 
 def response(message: bytes) -> Response:

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_STEP = 0xFFFFFFF0  # SLURM_MAX_NORMAL_STEP_ID: above are batch, extern, interactive
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """What a step was given, so that a restart can ask for the like.
 
     cpus_per_task: 0 where Slurm does not say. mem_per_cpu, mem_per_node: in Slurm's spelling
@@ -32,15 +30,14 @@ class Geometry:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A job; `fields` are scontrol's own."""
 
     job_id: int
     user: str
     uid: int
     state: str
-    fields: dict[str, str] = field(default_factory=dict, repr=False)
+    fields: dict[str, str]
 
     @property
     def pending(self) -> bool:
@@ -51,8 +48,7 @@ class Job:
         return self.state in ("RUNNING", "COMPLETING", "SUSPENDED")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A running step; `fields` are scontrol's own."""
 
     job_id: int
@@ -61,7 +57,7 @@ class Step:
     state: str
     tasks: int
     nodes: int
-    fields: dict[str, str] = field(default_factory=dict, repr=False)
+    fields: dict[str, str]
 
     @property
     def name(self) -> str:
