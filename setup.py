@@ -18,7 +18,7 @@ import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
-from setuptools import Command, find_packages, setup
+from setuptools import Command, Distribution, find_packages, setup
 from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
@@ -143,6 +143,13 @@ class build_all(build):
     sub_commands = [("build_plugin", None), *build.sub_commands]
 
 
+class Platform(Distribution):
+    """The plugin makes a wheel one of this machine and this Slurm."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 def version() -> str:
     text = (ROOT / "pycr/__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "(.*)"', text, re.MULTILINE)
@@ -173,6 +180,7 @@ setup(
         ("share/pycr", ["plugstack.conf.example"]),
         *man_pages(),
     ],
+    distclass=Platform,
     cmdclass={"build": build_all, "build_plugin": build_plugin},
     zip_safe=False,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import pwd
+import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +20,15 @@ from pycr.slurm import commands
 
 PLUGIN = "spank_cr.so"
 DEFAULT_DIR = "%h/checkpoint"
+# key -> what its value must look like, as the plugin has it
 KEYS = {
-    "python",
-    "srun_cr",
-    "criu",
-    "checkpoint_dir",
-    "ptrace",
-    "parallel",
-    "ghost_limit",
+    "python": "/.*",
+    "srun_cr": "/.*",
+    "criu": "/.*",
+    "checkpoint_dir": "(/|%h)([^%]|%[uhj%])*",
+    "ptrace": "yes|no",
+    "parallel": "[0-9]{1,9}",
+    "ghost_limit": "[0-9]{1,9}",
 }
 
 
@@ -40,7 +42,7 @@ class Site(NamedTuple):
     criu: str = ""
     python: str = ""
     ptrace: bool = False
-    unknown: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def default_dir(self, user: str, home: str, job_id: int) -> Path:
         """Return the default image directory of a user's job (%u, %h, %j and %% filled in)."""
@@ -64,7 +66,6 @@ def read(plugstack: str) -> Site:
         if os.path.basename(words[1]) != PLUGIN:
             continue
         settings = dict(word.split("=", 1) for word in words[2:] if "=" in word)
-        unknown = tuple(word for word in words[2:] if word.split("=", 1)[0] not in KEYS)
         return Site(
             plugin=words[1],
             plugstack=plugstack,
@@ -73,9 +74,15 @@ def read(plugstack: str) -> Site:
             criu=settings.get("criu", ""),
             python=settings.get("python", _interpreter(words[1])),
             ptrace=settings.get("ptrace") == "yes",
-            unknown=unknown,
+            faults=tuple(word for word in words[2:] if not _is_good(word)),
         )
     return Site(plugstack=plugstack)
+
+
+def _is_good(word: str) -> bool:
+    """Tell whether the plugin will take an argument."""
+    key, equals, value = word.partition("=")
+    return bool(equals) and key in KEYS and re.fullmatch(KEYS[key], value) is not None
 
 
 def _interpreter(plugin: str) -> str:
@@ -121,8 +128,8 @@ def site() -> Site:
 
 def check_directory(path: Path) -> None:
     """Refuse an image directory that is missing or cannot be written. Raises DirectoryError."""
-    if not path.is_dir():
-        what = "not a directory" if path.exists() else "no such directory"
+    if not os.path.isdir(path):
+        what = "not a directory" if os.path.exists(path) else "no such directory"
         raise DirectoryError(f"image directory {path}: {what}")
     if not os.access(path, os.W_OK | os.X_OK):
         raise DirectoryError(f"image directory {path}: you cannot write to it")

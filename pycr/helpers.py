@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import selectors
 import subprocess
 import time
@@ -23,6 +24,7 @@ from pycr.slurm import Layout, Step, commands
 # Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
 # killed in the middle of a dump, since its code would stay inside the task.
 LET_GO = 120
+HEAR_OUT = 0.3
 
 
 class Helpers:
@@ -34,7 +36,6 @@ class Helpers:
         self.node_of = {task: node for node, tasks in layout.items() for task in tasks}
         self.ready: dict[str, protocol.Object] = {}
         self.seen: dict[str, dict[int, protocol.Object]] = {}
-        self.clean: set[str] = set()
         self.complaints: list[str] = []
         self._joiner = protocol.Joiner()
         self._buffers = {"out": b"", "err": b""}
@@ -126,12 +127,10 @@ class Helpers:
         event = value.get("event")
         if event == "ready":
             self.ready[node] = value
-        elif event == "clean":
-            self.clean.add(node)
         elif event == "error":
             raise self._raised(f"step {self.step.name}: node {node}", value)
         elif event == "failed":
-            raise self._raised(f"step {self.step.name}: task {value['task']} on {node}", value)
+            raise self._raised(f"step {self.step.name}: task {value.get('task')} on {node}", value)
         else:
             self.events(str(event))[int(value["task"])] = value
 
@@ -145,7 +144,20 @@ class Helpers:
         self.complaints.append(line)
         # One helper's end does not end srun: the others wait for commands.
         if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
+            self._hear_out()
             raise self.lost()
+
+    def _hear_out(self) -> None:
+        """Take in what slurmstepd may still say of a helper's end: it comes behind srun's line."""
+        assert self.process.stderr is not None
+        give_up = time.monotonic() + HEAR_OUT
+        rest = b""
+        while select.select([self.process.stderr], [], [], max(0, give_up - time.monotonic()))[0]:
+            data = os.read(self.process.stderr.fileno(), 65536)
+            if not data:
+                break
+            rest += data
+        self.complaints += [line for line in rest.decode("utf-8", "replace").splitlines() if line]
 
     def lost(self) -> PycrError:
         """Say why the helpers, or one of them, are no more."""
@@ -187,6 +199,11 @@ class Helpers:
         """Let the helpers end and wait until they have. Raises TimedOut when they do not."""
         with suppress(OSError):
             self.stdin.close()
+        if self.process.poll() not in (None, 0) and self.ready:
+            # srun is gone and slurmstepd does not tell its helpers; on SIGTERM they let go.
+            step = next(iter(self.ready.values()))["step"]
+            with suppress(SlurmError):
+                commands.run("scancel", "--signal=TERM", f"{self.step.job_id}.{step}")
         give_up = time.monotonic() + LET_GO
         while self._selector.get_map() and time.monotonic() < give_up:
             with suppress(PycrError):

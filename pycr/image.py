@@ -35,6 +35,7 @@ LOCK = ".lock"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
+_LOG = re.compile(r"failed-task\.[0-9]+\.log")
 _GENERATION = re.compile(r"[0-9]{4,9}")
 
 
@@ -88,7 +89,7 @@ class Writer:
         Raises DirectoryError, AccessDenied, Busy.
         """
         self.step_dir = image_dir / step_name(job_id, step_id)
-        self._lock = -1
+        self._lock = self._new = -1
         try:
             with suppress(FileExistsError):
                 self.step_dir.mkdir(0o700)
@@ -104,10 +105,10 @@ class Writer:
             os.mkdir(self.temporary, 0o700, dir_fd=self._dir)
             self._new = open_owned(self.temporary, self._dir)
         except OSError as error:
-            self._close()
+            self.close()
             raise directory_error(self.step_dir, error) from error
         except Busy:
-            self._close()
+            self.close()
             raise
 
     @property
@@ -146,22 +147,27 @@ class Writer:
             os.fsync(self._dir)
         except OSError as error:
             raise directory_error(self.path, error) from error
-        os.close(self._new)
-        self._close()
         return self.final
 
     def abandon(self) -> None:
-        """Remove what there is, and the step's directory too where it holds nothing else."""
-        os.close(self._new)
+        """Remove what there is, also what was committed, and the step's directory if it is empty.
+
+        The number was fresh and the lock is held: what has that name is this writer's.
+        """
+        with suppress(OSError):
+            os.rename(self.final.name, self.temporary, src_dir_fd=self._dir, dst_dir_fd=self._dir)
         remove_tree(self.path)
         with suppress(OSError):
             if os.listdir(self._dir) == [LOCK]:
                 os.unlink(LOCK, dir_fd=self._dir)
                 self.step_dir.rmdir()
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
-        os.close(self._dir)
+    def close(self) -> None:
+        """Give the lock back."""
+        for descriptor in (self._dir, self._new):
+            if descriptor >= 0:
+                os.close(descriptor)
         if self._lock >= 0:
             os.close(self._lock)
 
@@ -172,11 +178,18 @@ def directory_error(path: Path, error: OSError) -> DirectoryError:
 
 
 def sweep(step_fd: int) -> int:
-    """Remove the remains of crashed writers from a step's directory; return how many there were.
+    """Remove the remains of crashed writers from a step's directory, and logs of failures.
+
+    Return how many writers there were.
 
     Only for the holder of its lock.
     """
-    remains = [name for name in os.listdir(step_fd) if is_leftover(name)]
+    names = os.listdir(step_fd)
+    for name in names:
+        if _LOG.fullmatch(name):
+            with suppress(OSError):
+                os.unlink(name, dir_fd=step_fd)
+    remains = [name for name in names if is_leftover(name)]
     for name in remains:
         remove_tree(f"/proc/self/fd/{step_fd}/{name}")
     return len(remains)
@@ -189,7 +202,7 @@ def generations(step_dir: Path) -> list[Path]:
     except OSError:
         return []
     found = [step_dir / name for name in sorted(names, key=int, reverse=True)]
-    return [path for path in found if (path / MANIFEST).is_file()]
+    return [path for path in found if os.path.isfile(path / MANIFEST)]
 
 
 def steps(image_dir: Path) -> list[Path]:
@@ -207,14 +220,15 @@ def resolve(path: Path) -> Path:
 
     Raises ImageError.
     """
-    if (path / MANIFEST).is_file():
+    if os.path.isfile(path / MANIFEST):
         return path
     newest = generations(path)
     if newest:
         return newest[0]
-    if not path.is_dir():
-        raise ImageError(f"{path}: no such directory")
-    half = [name for name in os.listdir(path) if is_leftover(name)]
+    try:
+        half = [name for name in os.listdir(path) if is_leftover(name)]
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
     under = steps(path)
     why = "no whole checkpoint in it"
     if half:
@@ -307,7 +321,9 @@ def seal_task(directory: int) -> Iterator[tuple[str, int, str]]:
 
 def write_log(path: Path, log: str) -> None:
     """Keep CRIU's log of a failure, for its owner alone. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "w") as file:
         file.write(log)
 

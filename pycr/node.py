@@ -10,9 +10,12 @@ but CRIU. Its order of work is protocol.py's diagram.
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from pycr import image, protocol, task
@@ -22,12 +25,20 @@ from pycr.protocol import Object
 from pycr.slurm import commands
 
 MIB = 1 << 20
+# Seconds of silence after which the coordinator is taken for lost: slurmstepd gives a helper no end
+# of input when its srun is killed or srun's host is gone. BEFORE the dump nothing is held.
+BEFORE = 3600.0
+GRACE = 30.0
 
 
 class PodDump(task.Dump):
     """The dump of a restored task: done inside its pod, by the pod's PID 1; this one relays."""
 
     pod: socket.socket
+
+    def late_timers(self) -> list[tuple[int, int]]:
+        """Return none: the pod has looked."""
+        return []
 
     def dump(self) -> Object:
         """Ask the pod, hold as asked, and return the times. Raises PycrError."""
@@ -41,7 +52,6 @@ class PodDump(task.Dump):
                     "keep": self.keep,
                     "ghost_limit": self.limits.ghost_limit,
                     "timeout": self.limits.timeout,
-                    "cache": self.limits.cache,
                 },
             )
             for line in pod:
@@ -70,6 +80,7 @@ class Helper:
         self.pods: dict[int, socket.socket] = {}
         self.dumps: dict[int, task.Dump] = {}
         self.directory: Path | None = None
+        self.patience = BEFORE
         self._out = threading.Lock()
 
     def report(self, value: Object) -> None:
@@ -83,15 +94,24 @@ class Helper:
         """Serve the coordinator until it ends; return the exit status."""
         try:
             self.ready()
-            for line in sys.stdin:
+            for line in self.lines():
                 self.command(protocol.parse(line))
         except (PycrError, ValueError, KeyError, TypeError) as error:
             self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
             return 1
         finally:
             self.let_go(commit=False)
-            self.clean()
         return 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the coordinator's lines until it ends, or has been silent for too long."""
+        rest = b""
+        while select.select([0], [], [], self.patience)[0]:
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            yield from lines
 
     def ready(self) -> None:
         """Find the tasks and say what they are."""
@@ -114,6 +134,7 @@ class Helper:
                     task.refuse(leader, strays)
                 except PycrError as error:
                     found[str(task_id)] = protocol.failure(error)
+        self.refuse_sharing(found)
         wish = ""
         for leader in self.leaders.values():
             wish = proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
@@ -125,7 +146,28 @@ class Helper:
             "criu": version,
             "slurm": commands.version(),
         }
-        self.report({"event": "ready", "tasks": found, "host": host, "image_dir": wish})
+        self.report(
+            {
+                "event": "ready",
+                "step": self.step_id,
+                "tasks": found,
+                "host": host,
+                "image_dir": wish,
+            }
+        )
+
+    def refuse_sharing(self, found: Object) -> None:
+        """Refuse tasks that share memory with one another: restored, each would have its own."""
+        owner: dict[str, int] = {}
+        for task_id, leader in sorted(self.leaders.items()):
+            for key, name in proc.private_sharing(leader).items():
+                other = owner.setdefault(key, task_id)
+                if other != task_id:
+                    reason = (
+                        f"it shares memory with task {other} ({name}): only tasks that share none"
+                        " can be checkpointed (MPI: one task a node, ranks inside it)"
+                    )
+                    found[str(task_id)] = protocol.failure(TaskError(reason))
 
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what a task is; a restored one's pod does it."""
@@ -179,9 +221,8 @@ class Helper:
                 f"image directory {self.directory} is not visible here: {error.strerror}:"
                 " use one on a file system that every node of the job has"
             ) from error
-        cache = self.directory / f".criu.{self.node}"
-        cache.mkdir(0o700, exist_ok=True)
-        limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]), str(cache))
+        self.patience = int(value["timeout"]) + GRACE
+        limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]))
         slots = threading.Semaphore(self.parallel)
         for task_id, leader in sorted(self.leaders.items()):
             kind = PodDump if task_id in self.pods else task.Dump
@@ -214,8 +255,6 @@ class Helper:
 
         with ThreadPoolExecutor(self.parallel) as pool:
             list(pool.map(self.seal_task, self.dumps))
-        self.clean()
-        self.report({"event": "clean"})
 
     def seal_task(self, task_id: int) -> None:
         """Make one task's image durable and report its files. Raises DirectoryError."""
@@ -228,15 +267,11 @@ class Helper:
             raise DirectoryError(f"{self.directory}: {error.strerror}") from error
         self.report({"event": "sealed", "task": task_id, "files": files})
 
-    def clean(self) -> None:
-        """Remove what CRIU kept for the next dump on this node."""
-        if self.directory is not None:
-            image.remove_tree(self.directory / f".criu.{self.node}")
-
 
 def main() -> int:
     """Run the helper with the plugin's words."""
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # run() lets go on the way out
     return Helper(sys.argv[1:]).run()
 
 

@@ -10,6 +10,7 @@ How it is restored is restore.py's; how it is dumped is task.py's, as on a node.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -22,12 +23,13 @@ from pathlib import Path
 
 from pycr import protocol, task
 from pycr.engine import criu, proc
-from pycr.errors import GeometryError, PycrError, RestoreFailed, SlurmError
+from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.restore import Place, restore
 from pycr.slurm import commands
 
 # After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
 LINGER = 10.0
+SIGNALS_ALL = 3  # exit status of the process that asked
 
 
 def slurm_signals_all() -> bool:
@@ -38,7 +40,7 @@ def slurm_signals_all() -> bool:
     """
     try:
         settings = commands.configuration()
-    except SlurmError:
+    except PycrError:
         return False
     return (
         settings.get("ProctrackType") == "proctrack/linuxproc"
@@ -58,6 +60,8 @@ class Pod:
         self.root = 0
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
+        self.learner = 0
+        self.waiting: list[int] = []
 
     def serve(self) -> None:
         """Reap, pass signals on and take requests, until the task has ended; never returns."""
@@ -109,16 +113,47 @@ class Pod:
             if pid == 0:
                 return found
             self.workers.discard(pid)
+            if pid == self.learner:
+                self.learned(os.WIFEXITED(status) and os.WEXITSTATUS(status) == SIGNALS_ALL)
             if pid == self.root:
                 found = status
 
     def forward(self, number: int) -> None:
-        """Pass a signal on to the task, once."""
+        """Pass a signal on to the task, once.
+
+        Whether that is for this process to do is asked of Slurm at the first signal, in a process
+        of its own: with slurmctld down the answer takes minutes, and reaping must go on.
+        """
         if self.signals_all is None:
-            self.signals_all = slurm_signals_all()
-        if not self.signals_all:
+            self.waiting.append(number)
+            if not self.learner:
+                try:
+                    self.learner = os.fork()
+                except OSError:
+                    self.learned(False)
+                else:
+                    if self.learner == 0:
+                        self.ask()
+        elif not self.signals_all:
             with suppress(OSError):
                 os.kill(self.root, number)
+
+    def ask(self) -> None:
+        """Be the process that asks Slurm; never returns."""
+        status = 0
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            status = SIGNALS_ALL if slurm_signals_all() else 0
+        finally:
+            os._exit(status)
+
+    def learned(self, signals_all: bool) -> None:
+        """Take the answer, and pass on what came meanwhile."""
+        self.signals_all = signals_all
+        waiting, self.waiting = self.waiting, []
+        for number in waiting:
+            self.forward(number)
 
     def accept(self, listener: socket.socket) -> None:
         """Serve a node helper in a process of its own, so that nothing here ever waits for it."""
@@ -163,7 +198,6 @@ class Pod:
                                 criu.find(self.criu),
                                 int(value["ghost_limit"]),
                                 int(value["timeout"]),
-                                value.get("cache"),
                             ),
                             threading.Semaphore(1),
                             lambda report: protocol.say(stream, report),
@@ -194,6 +228,8 @@ def main() -> int:
     """Run the pod with the plugin's words; returns only when the task was not restored."""
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a pod's PID 1 ignores what it does not catch
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the task gets its own back
     pod = Pod(sys.argv[1:])
     try:
         place = Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import stat
 import threading
 from contextlib import suppress
@@ -22,7 +23,7 @@ from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.manifest import TaskImage
 
-FIRST_FD = 100
+FIRST_FD = 50
 
 
 def own_streams() -> None:
@@ -122,7 +123,7 @@ def restore(path: str, directory: Path, place: Place) -> int:
         check_streams(pid, streams)
 
     try:
-        return criu.restore(criu.find(path), images, pairs, check)
+        return criu.restore(criu.find(path), images, pairs, check, refuse_privilege)
     except criu.RestoreFailure as error:
         sums.result()  # if the image is damaged, that is the reason
         raise RestoreFailed(f"{error}{save_log(error.log, generation, place)}") from error
@@ -130,6 +131,24 @@ def restore(path: str, directory: Path, place: Place) -> int:
         os.close(images)
         for _, fd in pairs:
             os.close(fd)
+
+
+def refuse_privilege(criu_pid: int) -> None:
+    """Kill all that was restored if any of it holds a capability, before it runs.
+
+    CRIU sets what the image says, up to what this pod holds, and the image is the user's to write.
+    Processes are told apart by pid: their names come from the image. Raises RestoreFailed.
+    """
+    try:
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) not in (os.getpid(), criu_pid):
+                for thread in os.listdir(f"/proc/{name}/task"):
+                    if proc.capabilities(int(name), thread):
+                        raise RestoreFailed("its image asks for capabilities: it was tampered with")
+    except (OSError, ValueError, RestoreFailed) as error:
+        with suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # every process of the pod but this one
+        raise RestoreFailed(str(error)) from error
 
 
 def check_streams(pid: int, streams: list[proc.Stream]) -> None:

@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+POLLIN = 1  # select.POLLIN; select is not imported here
 VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED")
 PLUGIN_PATIENCE = 1.0  # seconds after which a plugin that kept silent is looked for
 
@@ -46,6 +47,7 @@ class Wrapper:
         self.frames = 0
         self.step: tuple[int, int, str] | None = None
         self.connections: dict[int, Connection] = {}
+        self.looking = 0
         self.terminal = False
         self.ignored: set[int] = set()
         self.look_for_plugin = time.monotonic() + PLUGIN_PATIENCE
@@ -66,6 +68,8 @@ class Wrapper:
             self.terminal = os.tcgetpgrp(0) == os.getpgrp()
         except OSError:
             pass
+        # Ignored, the kernel would reap srun before this process could.
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         # Until the parent has its handlers no signal may end it and leave srun alone.
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         self.pid = os.fork()
@@ -76,6 +80,8 @@ class Wrapper:
                     os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here, so it works
                 for number in own | {_signal.SIGINT} - self.ignored:
                     _signal.signal(number, _signal.SIG_DFL)
+                if _signal.SIGCHLD in self.ignored:
+                    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
                 _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
                 os.execve(srun, ["srun", *self.argv], environment)
             except OSError as error:
@@ -146,6 +152,8 @@ class Wrapper:
 
     def reap(self) -> int | None:
         """Return srun's wait status when it has ended; stop with it when it has stopped."""
+        if self.looking and os.waitpid(self.looking, os.WNOHANG)[0]:
+            self.looking = 0
         pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
         if pid == 0:
             return None
@@ -203,7 +211,7 @@ class Wrapper:
             os.close(descriptor)
             return
         self.connections[descriptor] = Connection(descriptor)
-        poll.register(descriptor)
+        poll.register(descriptor, POLLIN)
 
     def hear(self, descriptor: int, poll) -> None:  # type: ignore[no-untyped-def]
         """Take in what a connection sends."""
@@ -246,18 +254,36 @@ class Wrapper:
         if not at_end and time.monotonic() < self.look_for_plugin:
             return
         self.look_for_plugin = 0.0
-        from pycr import config
-        from pycr.errors import PycrError
-
-        try:
-            site = config.site()
-        except PycrError:
+        if at_end:
+            look_for_plugin()
             return
-        if site.plugin is None:
-            say(
-                f"the spank_cr plugin is not enabled ({site.plugstack}): the step runs, but it"
-                " cannot be checkpointed or restarted"
-            )
+        # In a process of its own: with slurmctld down, Slurm's answer takes minutes.
+        try:
+            self.looking = os.fork()
+        except OSError:
+            return
+        if self.looking == 0:
+            import signal
+
+            signal.set_wakeup_fd(-1)
+            look_for_plugin()
+            os._exit(0)
+
+
+def look_for_plugin() -> None:
+    """Say that the plugin is missing, if it is."""
+    from pycr import config
+    from pycr.errors import PycrError
+
+    try:
+        site = config.site()
+    except (PycrError, OSError):
+        return
+    if site.plugin is None:
+        say(
+            f"the spank_cr plugin is not enabled ({site.plugstack}): the step runs, but it"
+            " cannot be checkpointed or restarted"
+        )
 
 
 def which(name: str) -> str:
@@ -285,6 +311,7 @@ def end_as(status: int, wrapper: Wrapper) -> NoReturn:
             # A Ctrl-C went to srun alone; without srun_cr all of this group would have had it.
             os.killpg(os.getpgrp(), number)
         os.kill(os.getpid(), number)
+        os._exit(128 + number)
     os._exit(os.WEXITSTATUS(status))
 
 
@@ -313,7 +340,7 @@ def main() -> NoReturn:
         wrapper.start(which("srun"))
     try:
         status = wrapper.serve()
-        if wrapper.frames == 0:
+        if wrapper.frames == 0 and status == 0:
             wrapper.check_plugin(at_end=True)
     finally:
         wrapper.listener.remove()

@@ -18,6 +18,7 @@ MAX_NODELIST = 32768  # as the original srun_cr
 FRAME_HEAD = 12  # the two ids and the length
 SLOW = 10.0  # seconds a connection may take to send its frame
 MAX_CONNECTIONS = 16
+YOUNG = 60.0  # seconds: a directory that young may not have its listener yet
 PLACE, PREFIX = "/tmp", "srun_cr."  # spank_cr/wrap.pxi makes its own there too
 
 
@@ -63,9 +64,11 @@ class Listener:
         for name in names:
             path = f"{place}/{name}"
             try:
-                if os.lstat(path).st_uid != os.geteuid() or path == self.directory:
+                status = os.lstat(path)
+                if status.st_uid != os.geteuid() or time.time() - status.st_mtime < YOUNG:
                     continue
-                probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+                kind = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK
+                probe = _socket.socket(_socket.AF_UNIX, kind)
                 try:
                     probe.connect(f"{path}/socket")
                 except ConnectionRefusedError:
@@ -105,7 +108,7 @@ class Connection:
                 if len(self.data) > FRAME_HEAD + length + 1:
                     raise ValueError("more than a frame")
             return None
-        return parse_frame(self.data)
+        return parse_frame(self.data) if self.data else None  # without a word: another's probe
 
 
 def parse_frame(data: bytes) -> tuple[int, int, str]:

@@ -26,7 +26,6 @@ from pycr.errors import (
     JobPending,
     PycrError,
     SlurmError,
-    TaskError,
     TimedOut,
 )
 from pycr.helpers import Helpers
@@ -63,7 +62,7 @@ def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
         raise SlurmError(f"{name}: the job is suspended: resume it first")
     if not job.running:
         raise AlreadyDone(f"{name}: the job has ended ({job.state})")
-    running = commands.steps(job_id)
+    running = commands.steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]
     if not running:
@@ -83,6 +82,7 @@ class Checkpoint:
         self.site = config.site()
         self.writer: image.Writer | None = None
         self.committed: Path | None = None
+        self.ended = False  # whether its tasks were told to end: the checkpoint then stays
         if sum(len(tasks) for tasks in self.layout.values()) != step.tasks:
             raise SlurmError(f"step {step.name}: Slurm says {step.tasks} tasks and lays out others")
         # A given directory can be looked at before anything is started.
@@ -135,6 +135,7 @@ class Checkpoint:
 
     def release(self) -> None:
         """Let every task go: on, or to its end."""
+        self.ended = self.options.vacate
         self.helpers.tell(do="release")
         if not self.options.vacate:
             self._count("released", "letting the tasks go on")
@@ -142,19 +143,12 @@ class Checkpoint:
         # The job may end with its last task, and take the helpers with it before they report.
         with suppress(PycrError):
             self._count("released", "ending the tasks")
-        end_step(self.step)
+        end_step(self.job, self.step)
 
     def seal(self) -> None:
         """Have every file made durable and its checksum taken."""
         self.helpers.tell(do="seal")
-        helpers = self.helpers
-        helpers.until(
-            lambda: len(helpers.clean) >= len(self.layout),
-            "making it durable",
-            lambda: self.progress("writing", len(helpers.events("sealed")), self.step.tasks),
-        )
-        if len(helpers.events("sealed")) != self.step.tasks:
-            raise TaskError(f"step {self.step.name}: not every task's files were reported")
+        self._count("sealed", "making it durable")
 
     def commit(self) -> Path:
         """Make the generation visible and return its path."""
@@ -204,12 +198,12 @@ class Checkpoint:
             tasks=tasks,
         )
 
-    def finish(self) -> None:
-        """End the helpers; before the commit that lets every task run on and removes the rest."""
+    def give_up(self) -> None:
+        """Let every task run on and leave no trace; after the first task's end, only end."""
         try:
             self.helpers.end()
         finally:
-            if self.writer is not None and self.committed is None:
+            if self.writer is not None and not self.ended:
                 self.writer.abandon()
 
 
@@ -227,23 +221,31 @@ def checkpoint(job: Job, steps: Sequence[Step], options: Options, progress: Prog
         for phase in phases:
             for each in begun:
                 getattr(each, phase)()
-    except BaseException:
+    except BaseException as error:
         # The first failure is the one to tell: what ending the helpers may add comes of it.
         for each in begun:
             with suppress(PycrError):
-                each.finish()
+                each.give_up()
+        ended = [each.step.name for each in begun if each.ended]
+        if ended and isinstance(error, KeyboardInterrupt):
+            text = f"interrupted after the commit: checkpointed and being ended: {', '.join(ended)}"
+            raise PycrError(text) from error
         raise
     for each in begun:
-        each.finish()
+        # All is committed and let go: helpers that are slow to end change nothing of that.
+        with suppress(TimedOut):
+            each.helpers.end()
+        if each.writer is not None:
+            each.writer.close()
     return [each.committed for each in begun if each.committed is not None]
 
 
-def end_step(step: Step) -> None:
+def end_step(job: Job, step: Step) -> None:
     """See to it that a vacated step is gone. Raises TimedOut when it is not."""
     give_up = time.monotonic() + END_WAIT
     asked = False
     delay = 0.02
-    while any(each.step_id == step.step_id for each in commands.steps(step.job_id)):
+    while any(each.step_id == step.step_id for each in commands.steps(job)):
         if time.monotonic() > give_up:
             raise TimedOut(
                 f"step {step.name}: checkpointed, but it has not ended after {END_WAIT} s:"

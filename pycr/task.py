@@ -23,13 +23,12 @@ Report = Callable[[Object], None]
 
 
 class Limits(NamedTuple):
-    """How dumps are done on this node: criu's path, the largest deleted file in bytes, seconds
-    CRIU may take to freeze a task, and a directory where it may keep what it learned."""
+    """How dumps are done on this node: criu's path, the largest deleted file in bytes, and the
+    seconds CRIU may take to freeze a task."""
 
     criu: str
     ghost_limit: int
     timeout: int
-    cache: str | None = None
 
 
 def describe(root: int) -> Object:
@@ -97,6 +96,7 @@ class Dump(threading.Thread):
         self.keep, self.hold = keep, hold
         self._go = threading.Event()
         self._commit = False
+        self._late = ""
         self._has_slot = False
 
     def release(self, commit: bool) -> None:
@@ -136,9 +136,10 @@ class Dump(threading.Thread):
                 leave_running=self.keep,
                 ghost_limit=self.limits.ghost_limit,
                 timeout=self.limits.timeout,
-                cache=self.limits.cache,
             )
         except criu.DumpFailure as error:
+            if self._late:
+                raise TaskError(self._late) from error
             raise TaskError(f"{error}{self._save_log(error.log)}") from error
         finally:
             os.close(directory)
@@ -147,6 +148,12 @@ class Dump(threading.Thread):
     def dumped(self, began: float, frozen: float) -> bool:
         """Report that all is written; hold as asked; return whether it is committed."""
         self._give_slot_back()
+        for pid, fd in self.late_timers():
+            self._late = (
+                f"descriptor {fd} of process {pid} is a periodic timer (timerfd) with an expiry"
+                " that is not read yet, which CRIU would lose: try again"
+            )
+            return False
         self.report(
             {
                 "event": "dumped",
@@ -159,6 +166,10 @@ class Dump(threading.Thread):
             return True
         self._go.wait()
         return self._commit
+
+    def late_timers(self) -> list[tuple[int, int]]:
+        """Return the timers that the image does not have whole; only now do they stand still."""
+        return proc.late_timers(proc.tree(self.root))
 
     def _give_slot_back(self) -> None:
         if self._has_slot:

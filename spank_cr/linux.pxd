@@ -18,6 +18,7 @@ cdef extern from "<unistd.h>" nogil:
     int unlink(const char *path)
     int rmdir(const char *path)
     int chdir(const char *path)
+    char *getcwd(char *buf, size_t size)
     int access(const char *path, int mode)
     int dup2(int old, int new)
     int pipe2(int *fds, int flags)

@@ -103,6 +103,10 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     # PID 1 finds the ctl pipe at its end.
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     setsid()
+    # With CAP_SETPCAP an image could set securebits, which nothing shows, and then execute a
+    # set-user-ID program under them.
+    if mask & <uint64_t> 1 << CAP_SETPCAP and prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        cr_task_fail(b"set no_new_privs", strerror(errno))
     cr_reset_signals()
     snprintf(number[0], 12, b"%d", ctl[0])
     snprintf(number[1], 12, b"%d", status[1])

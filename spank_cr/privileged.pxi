@@ -56,9 +56,10 @@ cdef uint64_t cr_caps_dump() noexcept nogil:
 
 
 cdef uint64_t cr_caps_restore() noexcept nogil:
-    """What a pod needs: that of a dump, since it is dumped from inside, and CAP_SETPCAP where the
-    node's bounding set is not full: CRIU then has to drop from the task's what the node lacks."""
-    cdef uint64_t mask = cr_caps_dump()
+    """What a pod needs: CAP_CHECKPOINT_RESTORE, and CAP_SETPCAP where the node's bounding set is
+    not full: CRIU then has to drop from the task's what the node lacks. Never CAP_SYS_PTRACE: the
+    pod works on an image that the user may have written."""
+    cdef uint64_t mask = <uint64_t> 1 << CAP_CHECKPOINT_RESTORE
     cdef unsigned long i
     for i in range(64):
         if prctl(PR_CAPBSET_READ, i, 0, 0, 0) == 0:

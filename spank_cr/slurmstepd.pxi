@@ -24,8 +24,6 @@ cdef int cr_slurmstepd_user_init(spank_t sp) noexcept nogil:
     if not cr_is_step(sp, &step_id):
         return 0
     spank_unsetenv(sp, b"SLURM_RESTART_DIR")
-    if options.checkpoint_dir[0] != 0:
-        spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
     return 0
 
 
@@ -45,6 +43,29 @@ cdef void cr_task_fail(const char *what, const char *why) noexcept nogil:
     _exit(CR_EXIT_FAILED)
 
 
+cdef void cr_absolute(char *path) noexcept nogil:
+    """Make a path absolute, by the directory that the step starts in."""
+    cdef char cwd[PATH_SIZE]
+    cdef char full[2 * PATH_SIZE]
+    if path[0] == 0 or path[0] == c'/' or getcwd(cwd, sizeof(cwd)) == NULL:
+        return
+    snprintf(full, sizeof(full), b"%s/%s", cwd, path)
+    if strlen(full) < PATH_SIZE:
+        strcpy(path, full)
+
+
+cdef void cr_search_path(char *path, size_t size) noexcept nogil:
+    """Write a PATH in which Slurm's commands come first: those beside slurmstepd's directory."""
+    cdef char place[PATH_SIZE]
+    cdef long length = readlink(b"/proc/self/exe", place, sizeof(place) - 1)
+    cdef int up
+    place[length if length > 0 else 0] = 0
+    for up in range(2):
+        if strrchr(place, c'/') != NULL:
+            strrchr(place, c'/')[0] = 0
+    snprintf(path, size, b"PATH=%s/bin:/usr/sbin:/usr/bin:/sbin:/bin", place)
+
+
 cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
                          const char *doing) noexcept nogil:
     """Execute the trusted helper, with an environment made from nothing and no stray descriptor.
@@ -54,6 +75,7 @@ cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
     cdef const char *argv[24]
     cdef const char *envp[4]
     cdef char number[5][12]
+    cdef char search[PATH_SIZE + 64]
     cdef char conf[PATH_SIZE + 16]
     cdef char fault[640]
     cdef const char *slurm_conf = getenv(b"SLURM_CONF")   # slurmstepd's own, not the job's
@@ -85,7 +107,8 @@ cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
         n += 1
         i += 1
     argv[n] = NULL
-    envp[0] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    cr_search_path(search, sizeof(search))
+    envp[0] = search
     envp[1] = b"LC_ALL=C.UTF-8"
     envp[2] = NULL
     if slurm_conf != NULL and strlen(slurm_conf) < PATH_SIZE:
@@ -126,9 +149,13 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     cdef cr_step step
     cdef uint64_t mask
     memset(&step, 0, sizeof(step))
-    if options.helper[0] == 0 and options.restart_dir[0] == 0:
-        return 0
     if not cr_is_step(sp, &step.step_id):
+        return 0
+    cr_absolute(options.restart_dir)
+    cr_absolute(options.checkpoint_dir)
+    if options.checkpoint_dir[0] != 0:
+        spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
+    if options.helper[0] == 0 and options.restart_dir[0] == 0:
         return 0
     # The permitted set is still whole here: narrow it before anything else is done.
     if options.helper[0] != 0:

@@ -128,6 +128,7 @@ cdef void cr_wrap() noexcept nogil:
     cdef char path[64]
     cdef char variable[CR_VARIABLES][128]
     cdef sigset_t every
+    cdef sigaction_t action
     cdef bint terminal = tcgetpgrp(0) == getpgrp()
     cdef int signo
     cdef long length = readlink(b"/proc/self/exe", srun + 13, PATH_SIZE)
@@ -187,6 +188,9 @@ cdef void cr_wrap() noexcept nogil:
     words[3] = config.wrapper
     memcpy(words + 4, argv + 1, (args - 1) * sizeof(char *))
     cr_wrap_signals(&every)
+    # Ignored, the kernel would reap srun before srun_cr could; SRUN_CR_IGNORED tells how it was.
+    memset(&action, 0, sizeof(action))
+    sigaction(SIGCHLD, &action, NULL)
     execve(config.python, words, given)
     signo = errno
     kill(child, SIGKILL)

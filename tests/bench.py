@@ -131,6 +131,7 @@ class Bench:
 
 def main() -> int:
     """Measure everything."""
+    kept = Cluster.is_up() or bool(os.environ.get("PYCR_KEEP_CLUSTER"))
     cluster = Cluster.up(nodes=2)
     try:
         print(f"{'medians of ' + str(PAIRS) + ' pairs':<58} {'ours':>10} {'theirs':>10}   ratio")
@@ -139,7 +140,7 @@ def main() -> int:
         bench.launch()
         bench.checkpoint()
     finally:
-        if not os.environ.get("PYCR_KEEP_CLUSTER"):
+        if not kept:
             cluster.down()
     return 0
 

@@ -33,9 +33,10 @@ def cluster() -> Iterator[Any]:
     """A running cluster of four nodes, with pycr as it is in this checkout."""
     if os.geteuid() != 0:
         pytest.skip("a cluster needs root, to make namespaces")
+    kept = Cluster.is_up() or bool(os.environ.get("PYCR_KEEP_CLUSTER"))
     made = Cluster.up(nodes=NODES, release=RELEASE)
     yield made
-    if not os.environ.get("PYCR_KEEP_CLUSTER"):
+    if not kept:
         made.down()
 
 

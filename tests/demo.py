@@ -82,11 +82,12 @@ def play(cluster: Cluster) -> bool:
 def main() -> int:
     """Bring a cluster up, play, and take it down."""
     tell("a private Slurm cluster of four nodes on this machine")
+    kept = Cluster.is_up() or bool(os.environ.get("PYCR_KEEP_CLUSTER"))
     cluster = Cluster.up(nodes=4)
     try:
         good = play(cluster)
     finally:
-        if not os.environ.get("PYCR_KEEP_CLUSTER"):
+        if not kept:
             cluster.down()
     print("all is as if nothing had happened" if good else "FAILED")
     print(f"\nto try it yourself: cd {Path.cwd()}; python3 -m tests.cluster up")

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from pycr import __version__
-from pycr.errors import PycrError, UsageError
+from pycr.errors import DirectoryError, PycrError, UsageError
 
 # verb -> (module, one line for --help)
 VERBS = {
@@ -35,6 +35,11 @@ def step_id(text: str) -> tuple[int, int | None]:
     if match is None:
         raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
     return int(match.group(1)), int(match.group(2)) if match.group(2) else None
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things for people: "1 task", "2 tasks"."""
+    return f"{number} {thing}{'' if number == 1 else 's' if thing[-1] != 's' else 'es'}"
 
 
 def size(count: float) -> str:
@@ -95,6 +100,12 @@ def main() -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if arguments.debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"pycr: {where}{error.strerror or error}", file=sys.stderr)
+        return DirectoryError.exit_status
     except Exception as error:
         if arguments.debug:
             raise

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from pycr import image, step
-from pycr.cli import size, step_id, verb_parser
+from pycr.cli import count, size, step_id, verb_parser
 from pycr.cli.progress import Line
 
 
@@ -71,7 +71,7 @@ def report(made: list[Path], as_json: bool) -> None:
         )
         if not as_json:
             print(
-                f"{path}: {len(manifest.tasks)} tasks, {size(manifest.size)},"
+                f"{path}: {count(len(manifest.tasks), 'task')}, {size(manifest.size)},"
                 f" frozen {manifest.frozen:.2f} s"
             )
     if as_json:

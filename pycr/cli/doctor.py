@@ -13,6 +13,7 @@ import platform
 import pwd
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -83,8 +84,8 @@ def plugin(site: config.Site) -> Iterator[Finding]:
         yield Finding(
             "plugin line", "required", "make it optional: a required plugin can drain nodes"
         )
-    if site.unknown:
-        yield Finding("plugin line", f"unknown {site.unknown[0]}", "see spank_cr(8) for the keys")
+    for word in site.faults:
+        yield Finding("plugin line", f"{word}: not understood", "see spank_cr(8) for the keys")
     try:
         knows = "--cr-helper" in commands.run("srun", "--help")
     except SlurmError:
@@ -111,8 +112,21 @@ def interpreter(site: config.Site) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("interpreter", f"{path}: {error.strerror}", "set python= to an interpreter")
         return
-    remedy = "make it and its directories root's, writable by root alone" if fault else ""
-    yield Finding("interpreter", fault or path, remedy)
+    remedy = "make it and its directories root's, writable by root alone"
+    if not fault:
+        done = subprocess.run(
+            [path, "-I", "-c", "import pycr; print(pycr.__file__)"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            yield Finding("interpreter", f"{path}: it has no pycr", "install pycr into its prefix")
+            return
+        # What it imports runs with the capability as well; the plugin looks at the program alone.
+        fault = untrusted(done.stdout.strip(), executable=False)
+    yield Finding("interpreter", fault or path, remedy if fault else "")
 
 
 def release() -> tuple[int, int]:

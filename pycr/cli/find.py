@@ -29,18 +29,18 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
 
 
 def target(word: str, option: str | None) -> Path:
-    """Return the path that a word means: a directory, or JOB.STEP in an image directory.
+    """Return the path that a word means: JOB.STEP in an image directory, or else a directory.
 
     Raises ImageError.
     """
-    path = Path(word)
-    if "/" in word or (path.is_dir() and option is None):
-        return path.absolute()
-    if not re.fullmatch(r"[0-9]+\.[0-9]+", word):
-        raise ImageError(f"{word}: no such directory, and not JOB.STEP")
+    if "/" in word or not re.fullmatch(r"[0-9]+\.[0-9]+", word):
+        path = Path(word).absolute()
+        if not os.path.isdir(path):
+            raise ImageError(f"{word}: no such directory, and not JOB.STEP")
+        return path
     places = image_dirs(option, int(word.split(".")[0]))
     for place in places:
-        if (place / word).is_dir():
+        if os.path.isdir(place / word):
             return (place / word).absolute()
     looked = ", ".join(str(place) for place in places)
     raise ImageError(f"{word}: no checkpoint of it in {looked}: name its directory or --image-dir")

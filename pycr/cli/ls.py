@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     for name in arguments.dirs:
-        if not Path(name).is_dir():
-            raise DirectoryError(f"{name}: no such directory")
+        try:
+            os.listdir(name)
+        except OSError as error:
+            raise DirectoryError(f"{name}: {error.strerror}") from error
     places = [Path(name) for name in arguments.dirs] or image_dirs(None)
     rows = [row(path) for place in places for step in found(place) for path in step]
     if arguments.json:

@@ -12,9 +12,11 @@ from pathlib import Path
 from pycr import image
 from pycr.cli import verb_parser
 from pycr.cli.find import target
-from pycr.errors import AccessDenied, ImageError
+from pycr.errors import AccessDenied, ImageError, UsageError
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from
+
+OWN = ("-h", "--help", "--image-dir", "--dry-run")
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -24,6 +26,8 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only print the srun command")
     parser.add_argument("checkpoint", metavar="DIR|JOB.STEP")
     parser.add_argument("srun", nargs=argparse.REMAINDER, metavar="srun options")
+    if argv and argv[0].startswith("-") and argv[0].split("=")[0] not in OWN:
+        raise UsageError(f"{argv[0]}: srun's options go behind the checkpoint")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
     manifest = check(generation)
@@ -75,8 +79,9 @@ def srun(
                 command.append(f"--{option}={value}")
     if wanted.name:
         command.append(f"--job-name={wanted.name}")
-    # srun wants a command; the pods do not look at it, but squeue and scontrol show it.
-    return [*command, *more, manifest.tasks[0].exe or "restart"]
+    # srun wants a command, and this one fails where the plugin is not: the task's own program
+    # would start from the beginning there, and could overwrite what it had written.
+    return [*command, *more, "/bin/false"]
 
 
 def names_nodes(options: list[str]) -> bool:

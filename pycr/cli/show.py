@@ -8,7 +8,7 @@ import shlex
 import time
 
 from pycr import image
-from pycr.cli import size, verb_parser
+from pycr.cli import count, size, verb_parser
 from pycr.cli.find import target
 
 
@@ -36,14 +36,14 @@ def run(verb: str, argv: list[str]) -> int:
         ("Size", f"{size(manifest.size)}, frozen {manifest.frozen:.3f} s"),
         ("Geometry", wanted),
     ]
-    for node, host in manifest.hosts.items():
+    for node, host in sorted(manifest.hosts.items()):
         facts = ", ".join(f"{name} {value}" for name, value in host.items())
         lines.append((f"Node {node}", facts))
     for task in manifest.tasks:
         lines.append(
             (
                 f"Task {task.task_id}",
-                f"{task.node}, {len(task.pids)} processes, {size(task.size)},"
+                f"{task.node}, {count(len(task.pids), 'process')}, {size(task.size)},"
                 f" frozen {task.frozen:.3f} s, {shlex.join(task.args)}",
             )
         )

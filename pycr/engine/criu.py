@@ -66,8 +66,16 @@ def telling_line(log: str) -> str:
     for line in log.splitlines():
         match = re.search(r"Error \([^)]*\): (.*)", line)
         if match:
-            return match.group(1).strip().rstrip(".")
+            return without_advice(match.group(1))
     return log.strip().splitlines()[-1].strip() if log.strip() else "CRIU said nothing"
+
+
+def without_advice(line: str) -> str:
+    """Return a line of CRIU's log without the options it advises, which pycr does not have."""
+    line = re.sub(r"\s+", " ", line).strip()
+    return re.sub(
+        r"[.,;:]? ?(?:[Cc]onsider|[Tt]ry|Use|use)\b[^.;]*\b(?:option|--).*$", "", line
+    ).rstrip(". ")
 
 
 class Outcome(NamedTuple):
@@ -92,15 +100,13 @@ class Outcome(NamedTuple):
 class Worker:
     """One `criu swrk` process and the socket to it."""
 
-    def __init__(self, path: str, cache: str | None = None, keep: tuple[int, ...] = ()) -> None:
-        """Start it.
+    def __init__(self, path: str, keep: tuple[int, ...] = ()) -> None:
+        """Start it. keep: descriptors it needs beside the socket.
 
-        cache: a private directory where CRIU may keep what it learned of the kernel (12 ms
-        otherwise, each time). keep: descriptors it needs beside the socket.
+        Without XDG_RUNTIME_DIR it probes the kernel anew each time, 6 ms: what it would keep there
+        it reads back as a raw struct, and here the user could have written it.
         """
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
-        if cache:
-            env["XDG_RUNTIME_DIR"] = cache
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._log = os.memfd_create("criu.log")
         self.nowhere = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -202,7 +208,6 @@ def dump(
     leave_running: bool,
     ghost_limit: int,
     timeout: int,
-    cache: str | None = None,
 ) -> DumpTimes:
     """Dump the tree of `pid` into the directory open as `dir_fd`.
 
@@ -214,7 +219,7 @@ def dump(
 
     Raises DumpFailure, NotSupported.
     """
-    worker = Worker(path, cache)
+    worker = Worker(path)
     began = frozen = ended = time.monotonic()
     held: bool | None = None
 
@@ -250,6 +255,7 @@ def restore(
     dir_fd: int,
     inherit: list[tuple[str, int]],
     check: Callable[[int], None],
+    last_check: Callable[[int], None],
 ) -> int:
     """Restore a tree from the directory open as `dir_fd`; return its root's pid.
 
@@ -257,19 +263,23 @@ def restore(
     inherit: (key, descriptor) of the files to replace (criu's --inherit-fd).
     check: called with the root's pid when all is restored but nothing runs yet; when it raises,
         nothing will.
+    last_check: called with criu's pid when the tasks' credentials are in place too. CRIU does not
+        heed an answer any more: when it raises, it must have killed what it refuses.
 
-    Raises RestoreFailure, NotSupported, and what check raises.
+    Raises RestoreFailure, NotSupported, and what the checks raise.
     """
     worker = Worker(path, keep=tuple(sorted({fd for _, fd in inherit})))
     trouble: PycrError | None = None
 
     def notified(message: rpc.Response) -> bool:
         nonlocal trouble
-        if message.script == "post-restore":
-            try:
+        try:
+            if message.script == "post-restore":
                 check(message.pid)
-            except PycrError as error:
-                trouble = error
+            elif message.script == "pre-resume":
+                last_check(worker.process.pid)
+        except PycrError as error:
+            trouble = error
         return trouble is None
 
     options: Options = {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,19 @@ def highest_id(root: int) -> int:
             ids.update(int(thread) for thread in os.listdir(f"/proc/{pid}/task"))
             ids.update((os.getpgid(pid), os.getsid(pid)))
     return max(ids)
+
+
+def capabilities(pid: int, thread: str) -> int:
+    """Return the capabilities that a thread has in any of its sets, but the bounding one.
+
+    Raises OSError, ValueError.
+    """
+    held = 0
+    for line in Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            held |= int(value, 16)
+    return held
 
 
 def comm(pid: int) -> str:
@@ -119,6 +133,42 @@ def stream(pid: int, fd: int) -> Stream:
 def streams(pid: int) -> list[Stream]:
     """Say what a process's three standard streams are open on."""
     return [stream(pid, fd) for fd in (0, 1, 2)]
+
+
+def private_sharing(root: int) -> dict[str, str]:
+    """Return the memory that a tree shares and no path leads to: device and inode -> its name.
+
+    Unlinked files, memfds and anonymous shared memory: whoever maps them too shares them only as
+    long as both live (proc_pid_maps(5)).
+    """
+    found = {}
+    for pid in tree(root):
+        with suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
+            for line in file:
+                words = line.split(None, 5)
+                if len(words) == 6 and words[1][3] == "s" and "(deleted)" in words[5]:
+                    found[f"{words[3]}:{words[4]}"] = words[5].strip()
+    return found
+
+
+def late_timers(pids: list[int]) -> list[tuple[int, int]]:
+    """Return the periodic timerfds that have an expiry nobody has read: (process, descriptor).
+
+    CRIU puts none into the image, and such a timer never fires again (seen with 4.1 and 4.2).
+    """
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") != "anon_inode:[timerfd]":
+                        continue
+                    info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+                    if not re.search(r"^ticks: 0$", info, re.M) and not re.search(
+                        r"^it_interval: \(0, 0\)$", info, re.M
+                    ):
+                        found.append((pid, int(fd)))
+    return found
 
 
 def cpu_model() -> str:

@@ -10,7 +10,7 @@ import os
 import stat
 
 
-def untrusted(path: str) -> str:
+def untrusted(path: str, executable: bool = True) -> str:
     """Return what keeps the plugin from trusting a path, "" where nothing does. Raises OSError.
 
     Every component is looked at as it stands and links are followed by hand: realpath would skip
@@ -32,5 +32,6 @@ def untrusted(path: str) -> str:
         if status.st_mode & 0o022:
             return f"{done}: others than root may write it"
         if not todo:
-            return "" if os.access(done, os.X_OK) else f"{done}: not executable"
+            bad = executable and not os.access(done, os.X_OK)
+            return f"{done}: not executable" if bad else ""
         done = os.path.join(done, todo.pop(0))

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 
-from pycr.errors import AccessDenied, AlreadyDone, NoSuchJob, SlurmError
+from pycr.errors import AccessDenied, AlreadyDone, NoSuchJob, NotSupported, SlurmError
 from pycr.slurm import MAX_STEP, Job, Layout, Step
 
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
@@ -66,13 +66,15 @@ def fields(line: str) -> dict[str, str]:
 def job(job_id: int) -> Job:
     """Return a job. Raises NoSuchJob, SlurmError."""
     try:
-        found = fields(run("scontrol", "-o", "show", "job", str(job_id)).splitlines()[0])
+        # An array's first id shows all its tasks, each with a JobId of its own.
+        lines = map(fields, run("scontrol", "-o", "show", "job", str(job_id)).splitlines())
+        found = next(line for line in lines if line.get("JobId") == str(job_id))
         user, uid = _user(found["UserId"])
     except SlurmError as error:
         if "Invalid job id" in str(error):
             raise NoSuchJob(f"job {job_id}: Slurm knows no such job, or no longer") from error
         raise
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, StopIteration, ValueError) as error:
         raise SlurmError(f"scontrol show job {job_id}: not understood: {error}") from error
     return Job(job_id, user, uid, found.get("JobState", ""), found)
 
@@ -84,8 +86,11 @@ def _user(text: str) -> tuple[str, int]:
     return match.group(1), int(match.group(2))
 
 
-def steps(job_id: int) -> list[Step]:
+def steps(job: Job) -> list[Step]:
     """Return the running steps of a job that srun started, in order. Raises SlurmError."""
+    job_id = job.job_id
+    # Slurm names an array task's steps by ARRAY_TASK.STEP, and shows the whole array's.
+    array = f"{job.fields.get('ArrayJobId')}_{job.fields.get('ArrayTaskId')}"
     try:
         text = run("scontrol", "-o", "show", "step", str(job_id))
     except SlurmError as error:
@@ -95,14 +100,20 @@ def steps(job_id: int) -> list[Step]:
     found = []
     for line in text.splitlines():
         values = fields(line)
-        match = re.fullmatch(r"(\d+)\.(\d+)", values.get("StepId", ""))
-        if match is None or int(match.group(2)) > MAX_STEP:
+        match = re.fullmatch(r"([\d_]+)(\+\d+)?\.(\d+)(\+\d+)?", values.get("StepId", ""))
+        if match is None or match.group(1) not in (str(job_id), array):
+            continue
+        if match.group(2) or match.group(4):
+            raise NotSupported(
+                f"step {values['StepId']}: steps of heterogeneous jobs cannot be checkpointed yet"
+            )
+        if int(match.group(3)) > MAX_STEP:
             continue
         try:
             found.append(
                 Step(
-                    job_id=int(match.group(1)),
-                    step_id=int(match.group(2)),
+                    job_id=job_id,
+                    step_id=int(match.group(3)),
                     uid=int(values["UserId"]),
                     state=values.get("State", ""),
                     tasks=int(values["Tasks"]),

@@ -102,6 +102,11 @@ class Cluster:
             cluster._up(nodes, release, str(rootfs) if rootfs else None)
         return cluster
 
+    @classmethod
+    def is_up(cls) -> bool:
+        """Tell whether this checkout has a cluster running."""
+        return (cls().state.load() or {}).get("status") == "up"
+
     def _up(self, nodes: int, release: str, given: str | None) -> None:
         root = rootfs.prepare(release, given)
         layer = install.layer_name(root)
