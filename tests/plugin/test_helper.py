@@ -10,7 +10,7 @@ import pytest
 
 from .driver import CAP_CHECKPOINT_RESTORE, CAP_SYS_PTRACE, STEP, USER, Host, Run, capabilities
 
-CAUTIOUS_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CAUTIOUS_PATH = "PATH={}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BATCH, EXTERN, INTERACTIVE = 0xFFFFFFFB, 0xFFFFFFFC, 0xFFFFFFFA
 FAILED = 125 << 8  # errors.py: RESTORE_FAILED, as a wait status
 
@@ -55,7 +55,8 @@ class TestHelper:
     def test_its_environment_is_made_from_nothing(self, host: Host, python: Path) -> None:
         names = ["LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PATH", "HOME", "X"]
         report = helper(host, python, *(f"setenv {name}=/evil" for name in names)).helper
-        assert report["environ"] == [CAUTIOUS_PATH, "LC_ALL=C.UTF-8"]
+        prefix = host.program.resolve().parents[1]
+        assert report["environ"] == [CAUTIOUS_PATH.format(prefix), "LC_ALL=C.UTF-8"]
 
     def test_it_gets_slurmstepds_own_slurm_conf(self, host: Host, python: Path) -> None:
         more = ["jobenv SLURM_CONF=/evil", "setenv SLURM_CONF=/etc/slurm/slurm.conf"]
@@ -150,9 +151,12 @@ def test_a_plain_task_does_not_see_sruns_variables(host: Host) -> None:
     assert run.all("return") == ["init 0", "user_init 0"]
 
 
-def test_a_task_is_told_its_image_directory(host: Host) -> None:
-    run = host.run([*STEP, "call init", "option checkpoint-dir=/scratch/c", "call user_init"])
-    assert run.one("spank_setenv") == "SLURM_CHECKPOINT_IMAGE_DIR=/scratch/c 1"
+@pytest.mark.parametrize("given", ["/scratch/c", "scratch/c"])
+def test_a_task_is_told_its_image_directory(host: Host, given: str) -> None:
+    """The whole path: whoever reads the variable is somewhere else."""
+    run = host.run([*STEP, "call init", f"option checkpoint-dir={given}", "call task_init"])
+    path = os.path.join(os.getcwd(), given)
+    assert run.one("spank_setenv") == f"SLURM_CHECKPOINT_IMAGE_DIR={path} 1"
 
 
 @pytest.mark.parametrize("step", [BATCH, EXTERN])
