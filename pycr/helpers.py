@@ -167,11 +167,12 @@ class Helpers:
                 f"step {self.step.name}: srun here does not know --cr-helper: the spank_cr plugin"
                 f" is not enabled on this host ({os.uname().nodename}): add it to plugstack.conf"
             )
+        match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
+        node = f"node {match.group(1)}: " if match else ""
         own = [line for line in self.complaints if " cr: " in line]
         if own:
-            return NotSupported(f"step {self.step.name}: {own[0].split(' cr: ', 1)[1]}")
+            return NotSupported(f"step {self.step.name}: {node}{own[0].split(' cr: ', 1)[1]}")
         missing = sorted(set(self.layout) - set(self.ready))
-        match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
         if missing and match and match.group(1) in missing:
             return NotSupported(
                 f"step {self.step.name}: node {match.group(1)}: the helper did not start"

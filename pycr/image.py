@@ -220,6 +220,8 @@ def resolve(path: Path) -> Path:
 
     Raises ImageError.
     """
+    if is_leftover(path.name):
+        raise ImageError(f"{path}: the remains of a checkpoint that was not finished")
     if os.path.isfile(path / MANIFEST):
         return path
     newest = generations(path)

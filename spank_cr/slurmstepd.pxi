@@ -11,6 +11,26 @@ cdef struct cr_step:
     char node[256]
 
 
+cdef cr_step cr_task                  # this task, once it is known to be a helper's or a pod's
+
+cdef struct cr_environ:
+    char path[PATH_SIZE + 64]
+    char conf[PATH_SIZE + 16]
+    const char *vector[4]
+
+
+cdef void cr_reset_signals() noexcept nogil:
+    cdef sigaction_t action
+    cdef sigset_t none
+    cdef int signo
+    memset(&action, 0, sizeof(action))
+    action.sa_handler = SIG_DFL
+    for signo in range(1, NSIG):
+        sigaction(signo, &action, NULL)
+    sigemptyset(&none)
+    sigprocmask(SIG_SETMASK, &none, NULL)
+
+
 cdef bint cr_is_step(spank_t sp, uint32_t *step_id) noexcept nogil:
     """Tell whether this is a step of srun's own, not a batch script, an extern or the like."""
     return (spank_get_item(sp, S_JOB_STEPID, step_id) == ESPANK_SUCCESS and
@@ -36,10 +56,63 @@ cdef int cr_slurmstepd_task_init_privileged(spank_t sp) noexcept nogil:
     return 0
 
 
+cdef void cr_slurm_prefix(char *place, size_t size) noexcept nogil:
+    """Write where Slurm is installed: PREFIX of this process's PREFIX/sbin/slurmstepd."""
+    cdef long length = readlink(b"/proc/self/exe", place, size - 1)
+    cdef int up
+    place[length if length > 0 else 0] = 0
+    for up in range(2):
+        if strrchr(place, c'/') != NULL:
+            strrchr(place, c'/')[0] = 0
+
+
+cdef void cr_environment(cr_environ *into) noexcept nogil:
+    """Make an environment from nothing, in which Slurm's own commands come first."""
+    cdef char prefix[PATH_SIZE]
+    cdef const char *conf = getenv(b"SLURM_CONF")      # slurmstepd's own: root's, not the job's
+    cr_slurm_prefix(prefix, sizeof(prefix))
+    snprintf(into.path, sizeof(into.path), b"PATH=%s/bin:/usr/sbin:/usr/bin:/sbin:/bin", prefix)
+    into.vector[0] = into.path
+    into.vector[1] = b"LC_ALL=C.UTF-8"
+    into.vector[2] = NULL
+    if conf != NULL and strlen(conf) < PATH_SIZE:
+        snprintf(into.conf, sizeof(into.conf), b"SLURM_CONF=%s", conf)
+        into.vector[2] = into.conf
+        into.vector[3] = NULL
+
+
+cdef void cr_end_step() noexcept nogil:
+    """Have Slurm end the step: its other tasks must not go on without this one.
+
+    As the user and without a capability. The step's end is this process's too.
+    """
+    cdef char scancel[PATH_SIZE + 16]
+    cdef char name[32]
+    cdef const char *argv[4]
+    cdef cr_environ env
+    cdef pid_t child
+    cr_slurm_prefix(scancel, PATH_SIZE)
+    strcat(scancel, b"/bin/scancel")
+    snprintf(name, sizeof(name), b"%u.%u", cr_task.job_id, cr_task.step_id)
+    cr_environment(&env)
+    argv[0] = b"scancel"
+    argv[1] = b"--signal=KILL"
+    argv[2] = name
+    argv[3] = NULL
+    child = fork()
+    if child == 0:
+        execve(scancel, <char **> argv, <char **> env.vector)
+        _exit(127)
+    waitpid(child, NULL, 0)
+
+
 cdef void cr_task_fail(const char *what, const char *why) noexcept nogil:
     """End the task that could not become a helper or a pod: it must not run the user's command."""
     cr_caps_drop()
     slurm_error(b"cr: couldn't %s: %s", what, why)
+    if options.restart_dir[0] != 0 and cr_task.tasks > 1:
+        cr_reset_signals()
+        cr_end_step()
     _exit(CR_EXIT_FAILED)
 
 
@@ -54,18 +127,6 @@ cdef void cr_absolute(char *path) noexcept nogil:
         strcpy(path, full)
 
 
-cdef void cr_search_path(char *path, size_t size) noexcept nogil:
-    """Write a PATH in which Slurm's commands come first: those beside slurmstepd's directory."""
-    cdef char place[PATH_SIZE]
-    cdef long length = readlink(b"/proc/self/exe", place, sizeof(place) - 1)
-    cdef int up
-    place[length if length > 0 else 0] = 0
-    for up in range(2):
-        if strrchr(place, c'/') != NULL:
-            strrchr(place, c'/')[0] = 0
-    snprintf(path, size, b"PATH=%s/bin:/usr/sbin:/usr/bin:/sbin:/bin", place)
-
-
 cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
                          const char *doing) noexcept nogil:
     """Execute the trusted helper, with an environment made from nothing and no stray descriptor.
@@ -73,12 +134,9 @@ cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
     Its words: JOB STEP TASK LOCAL_TASK TASKS NODE CRIU PARALLEL GHOST_LIMIT, then those in `more`.
     """
     cdef const char *argv[24]
-    cdef const char *envp[4]
     cdef char number[5][12]
-    cdef char search[PATH_SIZE + 64]
-    cdef char conf[PATH_SIZE + 16]
+    cdef cr_environ env
     cdef char fault[640]
-    cdef const char *slurm_conf = getenv(b"SLURM_CONF")   # slurmstepd's own, not the job's
     cdef int n = 0
     cdef int i
     if not cr_trusted(config.python, fault, sizeof(fault)):
@@ -107,28 +165,9 @@ cdef void cr_exec_helper(const char *module, cr_step *step, const char **more,
         n += 1
         i += 1
     argv[n] = NULL
-    cr_search_path(search, sizeof(search))
-    envp[0] = search
-    envp[1] = b"LC_ALL=C.UTF-8"
-    envp[2] = NULL
-    if slurm_conf != NULL and strlen(slurm_conf) < PATH_SIZE:
-        snprintf(conf, sizeof(conf), b"SLURM_CONF=%s", slurm_conf)
-        envp[2] = conf
-        envp[3] = NULL
-    execve(config.python, <char **> argv, <char **> envp)
+    cr_environment(&env)
+    execve(config.python, <char **> argv, <char **> env.vector)
     cr_task_fail(doing, strerror(errno))
-
-
-cdef void cr_reset_signals() noexcept nogil:
-    cdef sigaction_t action
-    cdef sigset_t none
-    cdef int signo
-    memset(&action, 0, sizeof(action))
-    action.sa_handler = SIG_DFL
-    for signo in range(1, NSIG):
-        sigaction(signo, &action, NULL)
-    sigemptyset(&none)
-    sigprocmask(SIG_SETMASK, &none, NULL)
 
 
 cdef void cr_helper_run(cr_step *step) noexcept nogil:
@@ -146,10 +185,8 @@ cdef void cr_helper_run(cr_step *step) noexcept nogil:
 
 
 cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
-    cdef cr_step step
     cdef uint64_t mask
-    memset(&step, 0, sizeof(step))
-    if not cr_is_step(sp, &step.step_id):
+    if not cr_is_step(sp, &cr_task.step_id):
         return 0
     cr_absolute(options.restart_dir)
     cr_absolute(options.checkpoint_dir)
@@ -167,18 +204,19 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         cr_task_fail(b"checkpoint or restart", b"not for steps of root")
     if cr_caps_set(mask) != 0:
         cr_task_fail(b"narrow capabilities", strerror(errno))
+    if (spank_get_item(sp, S_JOB_ID, &cr_task.job_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_TASK_GLOBAL_ID, &cr_task.task_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_TASK_ID, &cr_task.local_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_JOB_TOTAL_TASK_COUNT, &cr_task.tasks) != ESPANK_SUCCESS or
+            spank_getenv(sp, b"SLURMD_NODENAME", cr_task.node,
+                         sizeof(cr_task.node)) != ESPANK_SUCCESS):
+        cr_task_fail(b"learn the task's place", b"spank_get_item failed")
     if config.fault[0] != 0:
         cr_task_fail(b"checkpoint or restart", config.fault)
-    if (spank_get_item(sp, S_JOB_ID, &step.job_id) != ESPANK_SUCCESS or
-            spank_get_item(sp, S_TASK_GLOBAL_ID, &step.task_id) != ESPANK_SUCCESS or
-            spank_get_item(sp, S_TASK_ID, &step.local_id) != ESPANK_SUCCESS or
-            spank_get_item(sp, S_JOB_TOTAL_TASK_COUNT, &step.tasks) != ESPANK_SUCCESS or
-            spank_getenv(sp, b"SLURMD_NODENAME", step.node, sizeof(step.node)) != ESPANK_SUCCESS):
-        cr_task_fail(b"learn the task's place", b"spank_get_item failed")
     if chdir(b"/") != 0 or syscall(SYS_close_range, 3, ~<unsigned int> 0, 0) != 0:
         cr_task_fail(b"close descriptors", strerror(errno))
     if options.helper[0] != 0:
-        cr_helper_run(&step)
+        cr_helper_run(&cr_task)
     else:
-        cr_pod_run(&step)
+        cr_pod_run(&cr_task)
     return 0

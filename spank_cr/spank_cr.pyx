@@ -12,7 +12,7 @@ from libc.errno cimport ELOOP, EPIPE, ENAMETOOLONG, ENOTDIR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, exit, malloc, realloc
-from libc.string cimport (memcpy, memset, strchr, strcmp, strcpy, strerror, strlen, strncmp,
+from libc.string cimport (memcpy, memset, strcat, strchr, strcmp, strcpy, strerror, strlen, strncmp,
                           strrchr)
 from linux cimport *
 from spank cimport *

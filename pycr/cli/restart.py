@@ -81,7 +81,7 @@ def srun(
         command.append(f"--job-name={wanted.name}")
     # srun wants a command, and this one fails where the plugin is not: the task's own program
     # would start from the beginning there, and could overwrite what it had written.
-    return [*command, *more, "/bin/false"]
+    return [*command, *more, *commands.without_plugin("restart")]
 
 
 def names_nodes(options: list[str]) -> bool:
