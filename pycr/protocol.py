@@ -60,7 +60,7 @@ class Joiner:
     def feed(self, line: str) -> tuple[str, Object] | None:
         """Take a line; return (node, object) when it ends one. Raises ValueError for no piece."""
         head = line.rstrip("\n").split(" ", 2)
-        if len(head) != 3 or head[1] not in "+." or not head[1]:
+        if len(head) != 3 or head[1] not in ("+", "."):
             raise ValueError(f"not a helper's line: {line[:80]!r}")
         node, mark, piece = head
         parts = self._parts.setdefault(node, [])
@@ -75,7 +75,10 @@ class Joiner:
 
 def parse(text: str | bytes) -> Object:
     """Parse one object. Raises ValueError."""
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("no object")
     return value

@@ -96,6 +96,7 @@ class Wrapper:
     def adopt(self, pid: int, terminal: bool, ignored: str) -> None:
         """Take on the srun that the plugin started (spank_cr/wrap.pxi)."""
         self.pid, self.terminal = pid, terminal
+        self.look_for_plugin = 0.0  # it is there: it has started this
         self.ignored = {number for number, flag in enumerate(ignored, 1) if flag == "1"}
 
     def serve(self) -> int:
@@ -105,18 +106,18 @@ class Wrapper:
 
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self.forwarded = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP} - self.ignored
-        for number in self.forwarded | {signal.SIGCHLD}:
+        # Those that the shell ignores too (SIGINT of a background job): srun waits for its signals
+        # with sigwait, which gets them all the same. Only nohup keeps its word.
+        kept = {signal.SIGKILL, signal.SIGSTOP} | self.ignored & {signal.SIGHUP}
+        for number in signal.valid_signals() - kept:
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         poll = select.poll()
         poll.register(wake_read, select.POLLIN)
         poll.register(self.listener.socket.fileno(), select.POLLIN)
         self.listener.sweep()
-        while True:
-            status = self.reap()
-            if status is not None:
-                return status
+        status = self.reap()
+        while status is None:
             for descriptor, _ in poll.poll(self.timeout()):
                 if descriptor == wake_read:
                     for byte in os.read(wake_read, 4096):
@@ -127,6 +128,9 @@ class Wrapper:
                     self.hear(descriptor, poll)
             self.drop_slow(poll)
             self.check_plugin()
+            # Last: a SIGCONT among the signals must reach srun before its stop is looked at.
+            status = self.reap()
+        return status
 
     def timeout(self) -> int | None:
         """Return the milliseconds until something is due, None where nothing is."""
@@ -175,7 +179,12 @@ class Wrapper:
             os.killpg(os.getpgrp(), number)
         else:
             os.kill(os.getpid(), number)
-        # Here it goes on, after SIGCONT, whose own handler sends it to srun.
+        # Here it goes on, after SIGCONT, whose own handler sends it to srun. That srun stopped too
+        # may still be to be reaped: it must not stop this one again.
+        try:
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:
+            pass
         if number != signal.SIGSTOP:
             signal.signal(number, before)
 

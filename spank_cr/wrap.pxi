@@ -81,6 +81,23 @@ cdef void cr_wrap_unlisten(char *path) noexcept nogil:
     rmdir(path)
 
 
+cdef size_t cr_wrap_forget(char **given) noexcept nogil:
+    """Drop what an outer srun_cr may have left in an environment; return how many are left.
+
+    Of two variables of a name Python would take the first, which is not this one's.
+    """
+    cdef size_t kept = 0
+    cdef size_t i = 0
+    while given[i] != NULL:
+        if (strncmp(given[i], b"SRUN_CR_", 8) != 0 and
+                strncmp(given[i], b"SLURM_SRUN_CR_SOCKET=", 21) != 0):
+            given[kept] = given[i]
+            kept += 1
+        i += 1
+    given[kept] = NULL
+    return kept
+
+
 cdef int cr_wrap_listen(char *path, size_t size) noexcept nogil:
     """Make srun_cr's socket in a directory of mode 0700; return its descriptor, or -1."""
     cdef sockaddr_un address
@@ -141,6 +158,7 @@ cdef void cr_wrap() noexcept nogil:
         cr_srun_refuse(b"couldn't execute ", config.python, strerror(errno))
     if access(config.wrapper, R_OK) != 0:
         cr_srun_refuse(b"couldn't execute ", config.wrapper, strerror(errno))
+    variables = cr_wrap_forget(given)
     srun[13 + length] = 0
     listener = cr_wrap_listen(path, sizeof(path))
     if listener < 0:

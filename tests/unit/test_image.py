@@ -40,8 +40,11 @@ def modes(top: Path) -> set[tuple[str, int]]:
 
 
 def test_committed_generation_is_whole_and_private(tmp_path: Path) -> None:
-    os.umask(0o077)
-    path = write(tmp_path)
+    old = os.umask(0o077)  # as the helper's
+    try:
+        path = write(tmp_path)
+    finally:
+        os.umask(old)
     assert path == tmp_path / "12.0" / "0001"
     assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
     assert sorted(each.name for each in path.parent.iterdir()) == [".lock", "0001"]
