@@ -183,7 +183,11 @@ class Helpers:
 
     def _behind(self, what: str) -> str:
         """Say what was still waited for."""
-        event = {"the dump": "dumped", "making it durable": "sealed"}.get(what)
+        event = {
+            "freezing the tasks": "frozen",
+            "the dump": "dumped",
+            "making it durable": "sealed",
+        }.get(what)
         if event is None:
             nodes = sorted(set(self.layout) - set(self.ready))
             waiting = [f"node {node}" for node in nodes]

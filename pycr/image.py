@@ -47,6 +47,16 @@ def task_name(task_id: int) -> str:
     return f"task.{task_id}"
 
 
+def meeting_name(step: str) -> str:
+    """Return the name of the directory where the tasks of a restarted step wait for one another."""
+    return f".restart-{step}"
+
+
+def is_meeting(name: str) -> bool:
+    """Tell whether a name in a step's directory is that of a meeting."""
+    return name.startswith(".restart-")
+
+
 def is_leftover(name: str) -> bool:
     """Tell whether a name in a step's directory is that of an unfinished generation."""
     return name.startswith(".new-")

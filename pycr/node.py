@@ -16,11 +16,12 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pycr import image, protocol, task
 from pycr.engine import criu, proc
-from pycr.errors import DirectoryError, NotSupported, PycrError, TaskError
+from pycr.errors import Busy, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.protocol import Object
 from pycr.slurm import commands
 
@@ -56,7 +57,10 @@ class PodDump(task.Dump):
             )
             for line in pod:
                 answer = protocol.parse(line)
-                if answer.get("event") == "dumped":
+                if answer.get("event") == "frozen":
+                    go = {"do": "write"} if self.frozen() else {"do": "release", "commit": False}
+                    protocol.say(pod, go)
+                elif answer.get("event") == "dumped":
                     commit = self.dumped(float(answer["began"]), float(answer["frozen"]))
                     protocol.say(pod, {"do": "release", "commit": commit})
                 elif answer.get("event") == "released":
@@ -75,7 +79,8 @@ class Helper:
         self.criu = argv[6]
         self.parallel = int(argv[7]) or len(os.sched_getaffinity(0))
         self.ghost_limit = int(argv[8]) * MIB
-        self.target_job, self.target_step = (int(word) for word in argv[9].split("."))
+        self.target = argv[9]
+        self.target_job, self.target_step = (int(word) for word in self.target.split("."))
         self.leaders: dict[int, int] = {}
         self.pods: dict[int, socket.socket] = {}
         self.dumps: dict[int, task.Dump] = {}
@@ -119,6 +124,7 @@ class Helper:
             raise NotSupported(f"a helper in job {self.job_id} cannot reach {self.target_job}")
         self.criu = criu.find(self.criu)
         self.leaders, every = commands.pids(self.target_job, self.target_step)
+        self.claim()
         found: Object = {}
         inside: set[int] = set()
         for task_id, leader in sorted(self.leaders.items()):
@@ -127,7 +133,7 @@ class Helper:
                 found[str(task_id)] = self.describe(task_id, leader)
             except PycrError as error:
                 found[str(task_id)] = protocol.failure(error)
-        strays = {pid for pid in every - inside if pid != os.getpid()}
+        strays = proc.outside(every - inside, {*self.leaders.values(), os.getpid()})
         for task_id, leader in self.leaders.items():
             if "reason" not in found[str(task_id)] and task_id not in self.pods:
                 try:
@@ -169,8 +175,28 @@ class Helper:
                     )
                     found[str(task_id)] = protocol.failure(TaskError(reason))
 
+    def claim(self) -> None:
+        """Be the only checkpoint of this step, whichever directory the others write to.
+
+        Where task 0 is decides for all nodes. The claim is an abstract socket's name, which ends
+        with this process. Raises Busy.
+        """
+        if 0 not in self.leaders:
+            return
+        name = f"\0pycr-dump-{os.getuid()}-{self.target_job}.{self.target_step}"
+        self.claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.claimed.bind(name)
+            self.claimed.listen()
+        except OSError:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
+                other.connect(name)
+                if protocol.peer_uid(other) == os.getuid():
+                    raise Busy("a checkpoint of it is under way already: wait for it") from None
+
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what a task is; a restored one's pod does it."""
+        task.refuse_stopped(leader, self.target)
         if proc.comm(leader) != protocol.POD_COMM:
             return task.describe(leader)
         connection = self.connect(leader)
@@ -204,6 +230,9 @@ class Helper:
         verb = value["do"]
         if verb == "dump":
             self.dump(value)
+        elif verb == "write":
+            for dump in self.dumps.values():
+                dump.write()
         elif verb == "release":
             self.let_go(commit=True)
         elif verb == "seal":
@@ -212,7 +241,7 @@ class Helper:
             raise ValueError(f"no such command: {verb!r:.40}")
 
     def dump(self, value: Object) -> None:
-        """Start the dumps: as many at a time as there are cores; each is then held."""
+        """Start the dumps: all freeze; as many at a time as there are cores are then written."""
         self.directory = Path(value["dir"])
         try:
             os.close(image.open_owned(self.directory))

@@ -21,10 +21,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import protocol, task
+from pycr import image, protocol, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
-from pycr.restore import Place, restore
+from pycr.meeting import Meeting, OtherFailed, Place
+from pycr.restore import restore
 from pycr.slurm import commands
 
 # After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
@@ -205,9 +206,12 @@ class Pod:
                             hold=True,
                         )
                         dump.start()
+                    elif value["do"] == "write" and dump is not None:
+                        dump.write()
                     elif value["do"] == "release" and dump is not None:
                         dump.release(bool(value["commit"]))
                         dump.join()
+                        return  # the pod of a task that has ended waits for this process
                 except PycrError as error:
                     protocol.say(stream, {"event": "failed", **protocol.failure(error)})
             # The helper is gone: a dump it did not commit is none.
@@ -221,7 +225,7 @@ class Pod:
         for worker in (*self.workers, os.getpid()):
             ours.update(proc.tree(worker))
         every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-        return every - ours
+        return proc.outside(every - ours, {self.root, *self.workers, os.getpid()})
 
 
 def main() -> int:
@@ -231,18 +235,23 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the task gets its own back
     pod = Pod(sys.argv[1:])
+    meeting: Meeting | None = None
     try:
-        place = Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks)
-        pod.root = restore(pod.criu, pod.directory, place)
+        generation = image.resolve(pod.directory)
+        meeting = Meeting(generation, Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks))
+        pod.root = restore(pod.criu, generation, meeting)
+    except OtherFailed:
+        return RestoreFailed.exit_status  # that one has said why
+    except GeometryError as error:
+        if pod.task_id == 0:  # all find the same
+            print(f"pycr: couldn't restart: {error}", file=sys.stderr, flush=True)
+        return RestoreFailed.exit_status
     except Exception as error:
-        if not isinstance(error, PycrError):
-            error = RestoreFailed(f"{type(error).__name__}: {error}")
-        general = isinstance(error, GeometryError)
-        if not general or pod.task_id == 0:
-            where = "" if general else f"task {pod.task_id} on {pod.node}: "
-            print(f"pycr: couldn't restart: {where}{error}", file=sys.stderr, flush=True)
+        text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
+        where = f"task {pod.task_id} on {pod.node}"
+        print(f"pycr: couldn't restart: {where}: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.
-        if pod.tasks > 1 and not general:
+        if (meeting is None or not meeting.fail()) and pod.tasks > 1:
             with suppress(PycrError):
                 commands.kill_step(pod.job_id, pod.step_id)
         return RestoreFailed.exit_status

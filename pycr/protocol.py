@@ -7,7 +7,9 @@ what it reads to every helper:
     coordinator                      helper on each node
         | <---------------------- ready |  its tasks, its host
         | dump ------------------------>|
-        | <------ dumped / failed (task)|  frozen and written, held
+        | <------ frozen / failed (task)|  every task stands still, on every node, before ...
+        | write ----------------------->|
+        | <------ dumped / failed (task)|  ... any is written; then held
         | release / seal -------------->|  create: release, then seal
         | <------ released (task)       |  vacate: seal, commit, then release
         | <------ sealed (task, files)  |

@@ -16,12 +16,12 @@ import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from pycr import image
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.manifest import TaskImage
+from pycr.meeting import Meeting, Place
 
 FIRST_FD = 50
 
@@ -67,14 +67,6 @@ def avoid_pids(highest: int) -> None:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
 
 
-class Place(NamedTuple):
-    """Where a restored task is: the new step's name, its id in it, and how many tasks it has."""
-
-    step: str
-    task_id: int
-    tasks: int
-
-
 class Sums(threading.Thread):
     """Compares an image's checksums while CRIU restores from it; result() waits for them."""
 
@@ -97,13 +89,13 @@ class Sums(threading.Thread):
             raise self._trouble
 
 
-def restore(path: str, directory: Path, place: Place) -> int:
-    """Restore the task that has its place here from the newest generation; return its pid.
+def restore(path: str, generation: Path, meeting: Meeting) -> int:
+    """Restore the task whose meeting this is from a generation; return its pid.
 
-    path: CRIU's. directory: a generation, or a step's directory. Nothing of the task runs when this
-    raises: ImageError, GeometryError, RestoreFailed, NotSupported.
+    path: CRIU's. Nothing of the task runs when this raises: ImageError, GeometryError,
+    RestoreFailed, NotSupported.
     """
-    generation = image.resolve(directory)
+    place = meeting.place
     manifest = image.load(generation)
     if len(manifest.tasks) != place.tasks:
         raise GeometryError(
@@ -121,6 +113,7 @@ def restore(path: str, directory: Path, place: Place) -> int:
     def check(pid: int) -> None:
         sums.result()
         check_streams(pid, streams)
+        meeting.wait()
 
     try:
         return criu.restore(criu.find(path), images, pairs, check, refuse_privilege)
@@ -142,7 +135,7 @@ def refuse_privilege(criu_pid: int) -> None:
     try:
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) not in (os.getpid(), criu_pid):
-                for thread in os.listdir(f"/proc/{name}/task"):
+                for thread in proc.threads(int(name)):
                     if proc.capabilities(int(name), thread):
                         raise RestoreFailed("its image asks for capabilities: it was tampered with")
     except (OSError, ValueError, RestoreFailed) as error:

@@ -121,8 +121,8 @@ class Checkpoint:
         wish = next((v["image_dir"] for v in self.helpers.ready.values() if v["image_dir"]), None)
         return config.image_dir(self.options.image_dir, wish, self.site, self.step.job_id)
 
-    def dump(self) -> None:
-        """Have every task dumped and held (or, when independent, let go at once)."""
+    def freeze(self) -> None:
+        """Have every task stand still (or, when independent, dumped and let go at once)."""
         assert self.writer is not None
         self.helpers.tell(
             do="dump",
@@ -131,6 +131,12 @@ class Checkpoint:
             hold=not self.options.independent,
             timeout=self.options.max_wait,
         )
+        if not self.options.independent:
+            self._count("frozen", "freezing the tasks")
+
+    def dump(self) -> None:
+        """Have every task written, and held."""
+        self.helpers.tell(do="write")
         self._count("dumped", "the dump")
 
     def release(self) -> None:
@@ -216,7 +222,7 @@ def checkpoint(job: Job, steps: Sequence[Step], options: Options, progress: Prog
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, options, progress))
-        phases = ["prepare", "dump"]
+        phases = ["prepare", "freeze", "dump"]
         phases += ["seal", "commit", "release"] if options.vacate else ["release", "seal", "commit"]
         for phase in phases:
             for each in begun:

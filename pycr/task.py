@@ -51,6 +51,12 @@ def describe(root: int) -> Object:
         ) from error
 
 
+def refuse_stopped(leader: int, step: str) -> None:
+    """Refuse a stopped task: CRIU could not freeze it, a pod would not answer. Raises TaskError."""
+    if proc.stopped(leader):
+        raise TaskError(f"it is stopped: let it go on first (scancel -s CONT {step})")
+
+
 def refuse(root: int, strays: set[int]) -> None:
     """Refuse a task that CRIU would dump but not whole. Raises TaskError.
 
@@ -73,9 +79,12 @@ def refuse(root: int, strays: set[int]) -> None:
 
 
 class Dump(threading.Thread):
-    """The dump of one task: start(), then release() once; it reports dumped, released, failed.
+    """The dump of one task: start(), write(), then release() once.
 
-    `slots` bounds how many are being written at once; one that is held has given its slot back.
+    It reports frozen, dumped, released, failed. Nothing is written before write(): by then every
+    task stands still, so that none can change a file that another's image tells of. Without `hold`
+    it waits for neither write() nor release(), and does not report frozen. `slots` bounds how many
+    are being written at once; one that is held has given its slot back.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Dump(threading.Thread):
         self.task_id, self.root, self.directory = task_id, root, directory
         self.limits, self.slots, self.report = limits, slots, report
         self.keep, self.hold = keep, hold
+        self._all_frozen = threading.Event()
         self._go = threading.Event()
         self._commit = False
         self._late = ""
@@ -103,13 +113,18 @@ class Dump(threading.Thread):
         """Let the task go: as asked when commit is true, on in any case when it is not."""
         self._commit = commit
         self._go.set()
+        self._all_frozen.set()
+
+    def write(self) -> None:
+        """Let it be written: every task stands still."""
+        self._all_frozen.set()
 
     def run(self) -> None:
         """Dump, hold, let go; never raises: what goes wrong is reported."""
-        self.slots.acquire()
-        self._has_slot = True
+        if not self.hold:
+            self._take_slot()
         try:
-            if self._go.is_set() and not self._commit:
+            if self._given_up():
                 raise TaskError("given up before it began")
             times = self.dump()
         except PycrError as error:
@@ -132,6 +147,7 @@ class Dump(threading.Thread):
                 self.limits.criu,
                 self.root,
                 directory,
+                self.frozen,
                 lambda frozen: self.dumped(began, frozen),
                 leave_running=self.keep,
                 ghost_limit=self.limits.ghost_limit,
@@ -140,10 +156,20 @@ class Dump(threading.Thread):
         except criu.DumpFailure as error:
             if self._late:
                 raise TaskError(self._late) from error
-            raise TaskError(f"{error}{self._save_log(error.log)}") from error
+            log = "" if self._given_up() else error.log
+            raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
             os.close(directory)
         return {"frozen": round(times.frozen, 6), "seconds": round(times.seconds, 6)}
+
+    def frozen(self) -> bool:
+        """Report that it stands still, wait for the others and a turn; return whether to write."""
+        if not self.hold:
+            return True
+        self.report({"event": "frozen", "task": self.task_id})
+        self._all_frozen.wait()
+        self._take_slot()
+        return not self._given_up()
 
     def dumped(self, began: float, frozen: float) -> bool:
         """Report that all is written; hold as asked; return whether it is committed."""
@@ -170,6 +196,13 @@ class Dump(threading.Thread):
     def late_timers(self) -> list[tuple[int, int]]:
         """Return the timers that the image does not have whole; only now do they stand still."""
         return proc.late_timers(proc.tree(self.root))
+
+    def _given_up(self) -> bool:
+        return self._go.is_set() and not self._commit
+
+    def _take_slot(self) -> None:
+        self.slots.acquire()
+        self._has_slot = True
 
     def _give_slot_back(self) -> None:
         if self._has_slot:

@@ -9,7 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
-from pycr import image
+from pycr import image, meeting
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError, UsageError
@@ -30,6 +30,7 @@ def run(verb: str, argv: list[str]) -> int:
         raise UsageError(f"{argv[0]}: srun's options go behind the checkpoint")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
+    meeting.sweep(generation)
     manifest = check(generation)
     try:
         wanted = geometry_from(manifest.geometry)
@@ -68,8 +69,8 @@ def srun(
         if wanted.cpus_per_task:
             command.append(f"--cpus-per-task={wanted.cpus_per_task}")
         for option, value in (
-            ("mem-per-cpu", wanted.mem_per_cpu),
-            ("mem", wanted.mem_per_node),
+            ("mem-per-cpu", "" if names_memory(more) else wanted.mem_per_cpu),
+            ("mem", "" if names_memory(more) else wanted.mem_per_node),
             ("partition", wanted.partition),
             ("account", wanted.account),
             ("qos", wanted.qos),
@@ -82,6 +83,11 @@ def srun(
     # srun wants a command, and this one fails where the plugin is not: the task's own program
     # would start from the beginning there, and could overwrite what it had written.
     return [*command, *more, *commands.without_plugin("restart")]
+
+
+def names_memory(options: list[str]) -> bool:
+    """Tell whether srun options say how much memory: srun takes only one of its ways to."""
+    return any(re.match(r"--mem(-per-(cpu|gpu))?(=|$)", word) for word in options)
 
 
 def names_nodes(options: list[str]) -> bool:

@@ -3,7 +3,9 @@
 
     this process                     criu swrk FD
        | -- request DUMP ------------> |
-       | <- notify network-lock ------ |   the tree is frozen
+       | <- notify query-ext-files --- |   the tree is frozen, and nothing of it read yet
+       |      ... held, until all other trees are frozen as well ...
+       | -- reply true / false ------> |   true: write; false: run on
        | <- notify post-dump --------- |   everything is written; the tree is still frozen
        |      ... held, as long as the caller likes ...
        | -- reply true / false ------> |   true: run on, or be killed, as asked; false: run on
@@ -203,6 +205,7 @@ def dump(
     path: str,
     pid: int,
     dir_fd: int,
+    frozen: Callable[[], bool],
     hold: Callable[[float], bool],
     *,
     leave_running: bool,
@@ -211,6 +214,8 @@ def dump(
 ) -> DumpTimes:
     """Dump the tree of `pid` into the directory open as `dir_fd`.
 
+    frozen: called when the tree stands still and nothing is written; what it returns lets the dump
+        begin (True) or fail and the tree run on (False).
     hold: called when all is written and the tree still frozen, with the seconds it has been so;
         what it returns lets the tree go as asked (True) or run on and the dump fail (False).
     leave_running: whether the tree goes on after a successful dump, or is killed.
@@ -220,15 +225,18 @@ def dump(
     Raises DumpFailure, NotSupported.
     """
     worker = Worker(path)
-    began = frozen = ended = time.monotonic()
+    began = since = ended = time.monotonic()
     held: bool | None = None
 
     def notified(message: rpc.Response) -> bool:
-        nonlocal frozen, held
-        if message.script == "network-lock":
-            frozen = time.monotonic()
+        nonlocal since, held
+        if message.script == "query-ext-files":
+            since = time.monotonic()
+            if not frozen():
+                held = False
+                return False
         elif message.script == "post-dump":
-            held = hold(time.monotonic() - frozen)
+            held = hold(time.monotonic() - since)
             return held
         return True
 
@@ -247,7 +255,7 @@ def dump(
         raise DumpFailure("given up before it was committed", "")
     if not outcome.good or not held:
         raise DumpFailure(outcome.reason, outcome.log)
-    return DumpTimes(frozen=ended - frozen, seconds=ended - began)
+    return DumpTimes(frozen=ended - since, seconds=ended - began)
 
 
 def restore(

@@ -29,6 +29,57 @@ def tree(root: int) -> list[int]:
     return pids
 
 
+def outside(pids: set[int], roots: set[int]) -> set[int]:
+    """Return those processes that descend from none of the roots; not those that have ended.
+
+    tree() can miss what forks meanwhile (proc(5): children is only reliable of a stopped process).
+    """
+    return {pid for pid in pids if not _descends(pid, roots)}
+
+
+def _descends(pid: int, roots: set[int]) -> bool:
+    at = pid
+    for _ in range(1 << 16):
+        if at in roots:
+            return True
+        if at <= 1:
+            return False
+        try:
+            words = Path(f"/proc/{at}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            if at == pid:
+                return True  # it has ended
+            at = pid  # its parent has: it has another now
+            continue
+        at = int(words[1])
+    return False
+
+
+def stopped(pid: int) -> bool:
+    """Tell whether a process is stopped, or frozen with its control group.
+
+    proctrack/cgroup freezes the step for SIGSTOP; others signal.
+    """
+    with suppress(OSError):
+        if (
+            Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            == "T"
+        ):
+            return True
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            with suppress(OSError):
+                if controllers == "freezer":
+                    return (
+                        Path(f"/sys/fs/cgroup/freezer{path}/freezer.state").read_text()[:1] == "F"
+                    )
+                if not controllers:
+                    events = Path(f"/sys/fs/cgroup{path}/cgroup.events").read_text()
+                    if "frozen 1" in events:
+                        return True
+    return False
+
+
 def highest_id(root: int) -> int:
     """Return the highest id in use in a tree: of processes, threads, groups and sessions."""
     ids = {root}
@@ -39,14 +90,29 @@ def highest_id(root: int) -> int:
     return max(ids)
 
 
+def threads(pid: int) -> list[str]:
+    """Return the threads of a process; none where it has ended."""
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
 def capabilities(pid: int, thread: str) -> int:
     """Return the capabilities that a thread has in any of its sets, but the bounding one.
 
-    Raises OSError, ValueError.
+    A dead one has none: a zombie keeps what it was made with, but will never run. Raises OSError,
+    ValueError.
     """
     held = 0
-    for line in Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines():
+    try:
+        text = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in text.splitlines():
         name, _, value = line.partition(":")
+        if name == "State" and value.split()[0] in "ZX":
+            return 0
         if name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
             held |= int(value, 16)
     return held
