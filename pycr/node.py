@@ -36,6 +36,11 @@ class PodDump(task.Dump):
     """The dump of a restored task: done inside its pod, by the pod's PID 1; this one relays."""
 
     pod: socket.socket
+    waiting = 0
+
+    def unread(self) -> int:
+        """Return what the pod has found."""
+        return self.waiting
 
     def late_timers(self) -> list[tuple[int, int]]:
         """Return none: the pod has looked."""
@@ -61,6 +66,7 @@ class PodDump(task.Dump):
                     go = {"do": "write"} if self.frozen() else {"do": "release", "commit": False}
                     protocol.say(pod, go)
                 elif answer.get("event") == "dumped":
+                    self.waiting = int(answer["unread"])
                     commit = self.dumped(float(answer["began"]), float(answer["frozen"]))
                     protocol.say(pod, {"do": "release", "commit": commit})
                 elif answer.get("event") == "released":

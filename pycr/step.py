@@ -82,6 +82,7 @@ class Checkpoint:
         self.site = config.site()
         self.writer: image.Writer | None = None
         self.committed: Path | None = None
+        self.warnings: list[str] = []
         self.ended = False  # whether its tasks were told to end: the checkpoint then stays
         if sum(len(tasks) for tasks in self.layout.values()) != step.tasks:
             raise SlurmError(f"step {step.name}: Slurm says {step.tasks} tasks and lays out others")
@@ -138,6 +139,12 @@ class Checkpoint:
         """Have every task written, and held."""
         self.helpers.tell(do="write")
         self._count("dumped", "the dump")
+        for task, value in sorted(self.helpers.events("dumped").items()):
+            if value["unread"]:
+                self.warnings.append(
+                    f"step {self.step.name}: task {task} on {self.helpers.node_of[task]} has not"
+                    f" read {value['unread']} bytes of its input: a restart will not have them"
+                )
 
     def release(self) -> None:
         """Let every task go: on, or to its end."""
@@ -213,8 +220,17 @@ class Checkpoint:
                 self.writer.abandon()
 
 
-def checkpoint(job: Job, steps: Sequence[Step], options: Options, progress: Progress) -> list[Path]:
+def checkpoint(
+    job: Job,
+    steps: Sequence[Step],
+    options: Options,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> list[Path]:
     """Checkpoint steps of a job, all or none; return their generations in the same order.
+
+    progress: called with what is done, how many of how many. warn: called with what is not in a
+    checkpoint though it is made.
 
     Raises PycrError; then every task runs on, and no new generation exists.
     """
@@ -243,6 +259,8 @@ def checkpoint(job: Job, steps: Sequence[Step], options: Options, progress: Prog
             each.helpers.end()
         if each.writer is not None:
             each.writer.close()
+        for text in each.warnings:
+            warn(text)
     return [each.committed for each in begun if each.committed is not None]
 
 

@@ -186,12 +186,17 @@ class Dump(threading.Thread):
                 "task": self.task_id,
                 "began": round(began, 6),
                 "frozen": round(frozen, 6),
+                "unread": self.unread(),
             }
         )
         if not self.hold:
             return True
         self._go.wait()
         return self._commit
+
+    def unread(self) -> int:
+        """Return the bytes of its input that the image does not have: they are in srun's pipe."""
+        return proc.unread(self.root)
 
     def late_timers(self) -> list[tuple[int, int]]:
         """Return the timers that the image does not have whole; only now do they stand still."""

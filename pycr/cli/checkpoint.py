@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from pycr import image, step
@@ -48,11 +49,16 @@ def run(verb: str, argv: list[str]) -> int:
     )
     line = Line()
     try:
-        made = step.checkpoint(job, steps, options, line)
+        made = step.checkpoint(job, steps, options, line, warn)
     finally:
         line.close()
     report(made, arguments.json)
     return 0
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"pycr: warning: {text}", file=sys.stderr)
 
 
 def report(made: list[Path], as_json: bool) -> None:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +197,23 @@ def stream(pid: int, fd: int) -> Stream:
     else:
         kind = "other"
     return Stream(fd, kind, name)
+
+
+def unread(pid: int) -> int:
+    """Return the bytes that wait in a process's standard input, where that is a pipe."""
+    if stream(pid, 0).kind != "pipe":
+        return 0
+    try:
+        descriptor = os.open(f"/proc/{pid}/fd/0", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        waiting = fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4)
+        return int.from_bytes(waiting, sys.byteorder)
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
 
 
 def streams(pid: int) -> list[Stream]:
