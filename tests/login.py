@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Login:
     def __init__(self, cluster: Any, user: str, node: str, place: Path) -> None:
         self.cluster, self.user, self.node, self.place = cluster, user, node, place
         self.dir = f"/shared/{place.relative_to(cluster.shared)}"
+        self.started: list[subprocess.Popen[str]] = []
 
     def run(
         self,
@@ -58,6 +60,7 @@ class Login:
         made: subprocess.Popen[str] = self.cluster.node(self.node).popen(
             self._in_dir(command), user=self.user, **options
         )
+        self.started.append(made)
         return made
 
     def sh(self, script: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -106,8 +109,13 @@ class Login:
         return json.loads(done.stdout)
 
     def cancel_all(self) -> None:
-        """Cancel the user's jobs and wait until none is left."""
+        """End what popen() started, cancel the user's jobs and wait until none is left."""
         self.run("scancel", "-u", self.user)
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+            with suppress(ValueError):  # a test has read it to its end
+                process.communicate()
         try:
             until("the user's jobs to end", lambda: not self.jobs(), 15)
         except AssertionError:
