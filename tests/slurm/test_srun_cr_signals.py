@@ -17,11 +17,11 @@ from tests.slurm.processes import children, go_on, state, status, wrapper
 FAKE_SRUN = """#!/usr/bin/python3
 import os, signal, sys
 out = open(os.environ["OUT"], "a", buffering=1)
-for number in signal.valid_signals() - {9, 19}:
-    signal.signal(number, lambda number, frame: out.write(f"{number}\\n"))
+every = signal.valid_signals()
+signal.pthread_sigmask(signal.SIG_BLOCK, every)
 out.write(f"ready {os.getpid() == os.getpgrp()}\\n")
 while True:
-    signal.pause()
+    out.write(f"{signal.sigwait(every):d}\\n")
 """
 TRAPS = """
 trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo int' INT
