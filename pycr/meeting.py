@@ -9,13 +9,15 @@ One that ran sooner could change a file whose size is in another's image; CRIU w
       left.N      task N knows how it ended; who finds all of these removes the directory
 
 It is in the image directory because that is what every node sees. Where it cannot be made (a
-read-only file system) nobody waits. A task that never arrives has ended the step, and with it who
-waits here: the plugin does so when a pod cannot even be started (spank_cr/slurmstepd.pxi).
+read-only file system) nobody waits, and who fails ends the step instead. Where a pod cannot even be
+started, the plugin says so here (spank_cr/slurmstepd.pxi), and where there is no plugin, the
+command that srun was given.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -100,6 +102,22 @@ class Meeting:
 
 def _of(names: list[str], kind: str) -> list[str]:
     return [name for name in names if name.startswith(f"{kind}.")]
+
+
+def without_plugin(generation: Path) -> list[str]:
+    """Return the command for srun that the pods stand in for: it runs where the plugin is not."""
+    script = f"""
+echo "pycr: couldn't restart: task $SLURM_PROCID on $SLURMD_NODENAME:" \\
+    "the spank_cr plugin is not enabled there (plugstack.conf)" >&2
+if [ "$SLURM_NTASKS" != 1 ]; then
+    place={shlex.quote(str(generation.parent))}/{image.meeting_name("$SLURM_JOB_ID.$SLURM_STEP_ID")}
+    mkdir -p -m 700 "$place"
+    : > "$place/failed" && : > "$place/arrived.$SLURM_PROCID" && : > "$place/left.$SLURM_PROCID" ||
+        scancel --signal=KILL "$SLURM_JOB_ID.$SLURM_STEP_ID"
+    [ "$(ls "$place" | grep -c ^left)" != "$SLURM_NTASKS" ] || rm -r "$place"
+fi
+exit {RestoreFailed.exit_status}"""
+    return ["/bin/sh", "-c", script]
 
 
 def sweep(generation: Path) -> None:

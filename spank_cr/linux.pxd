@@ -43,6 +43,8 @@ cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
     enum: O_RDONLY
     enum: O_RDWR
+    enum: O_WRONLY
+    enum: O_CREAT
     enum: O_CLOEXEC
     enum: O_NONBLOCK
     enum: F_SETFL
@@ -51,6 +53,7 @@ cdef extern from "<sys/stat.h>" nogil:
     struct stat_t "stat":
         uid_t st_uid
         mode_t st_mode
+    int mkdir(const char *path, mode_t mode)
     int stat(const char *path, stat_t *st)
     int lstat(const char *path, stat_t *st)
     bint S_ISDIR(mode_t mode)

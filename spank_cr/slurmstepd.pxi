@@ -106,13 +106,47 @@ cdef void cr_end_step() noexcept nogil:
     waitpid(child, NULL, 0)
 
 
+cdef bint cr_leave(const char *directory, const char *name, int64_t number) noexcept nogil:
+    """Leave an empty file in a directory, with a number behind its name if that is not negative."""
+    cdef char path[2 * PATH_SIZE]
+    cdef int fd
+    if number < 0:
+        snprintf(path, sizeof(path), b"%s/%s", directory, name)
+    else:
+        snprintf(path, sizeof(path), b"%s/%s.%u", directory, name, <uint32_t> number)
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+    if fd < 0:
+        return False
+    close(fd)
+    return True
+
+
+cdef bint cr_tell_others() noexcept nogil:
+    """Tell the step's other pods that this task cannot be restored, where they wait for it.
+
+    As the user, and as pycr/meeting.py does: in .restart-JOB.STEP beside the generation.
+    """
+    cdef char place[PATH_SIZE + 64]
+    cdef char manifest[PATH_SIZE + 16]
+    cdef int64_t task = cr_task.task_id
+    strcpy(place, options.restart_dir)
+    snprintf(manifest, sizeof(manifest), b"%s/manifest.json", place)
+    if access(manifest, R_OK) == 0:
+        strcat(place, b"/..")
+    snprintf(place + strlen(place), 64, b"/.restart-%u.%u", cr_task.job_id, cr_task.step_id)
+    mkdir(place, 0o700)
+    return (cr_leave(place, b"failed", -1) and cr_leave(place, b"arrived", task) and
+            cr_leave(place, b"left", task))
+
+
 cdef void cr_task_fail(const char *what, const char *why) noexcept nogil:
     """End the task that could not become a helper or a pod: it must not run the user's command."""
     cr_caps_drop()
     slurm_error(b"cr: couldn't %s: %s", what, why)
     if options.restart_dir[0] != 0 and cr_task.tasks > 1:
         cr_reset_signals()
-        cr_end_step()
+        if not cr_tell_others():
+            cr_end_step()
     _exit(CR_EXIT_FAILED)
 
 

@@ -9,7 +9,7 @@ scope but zeroes (module initialisers never run), `include` and not `cimport` be
 """
 
 from libc.errno cimport ELOOP, EPIPE, ENAMETOOLONG, ENOTDIR, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, exit, malloc, realloc
 from libc.string cimport (memcpy, memset, strcat, strchr, strcmp, strcpy, strerror, strlen, strncmp,

@@ -82,7 +82,7 @@ def srun(
         command.append(f"--job-name={wanted.name}")
     # srun wants a command, and this one fails where the plugin is not: the task's own program
     # would start from the beginning there, and could overwrite what it had written.
-    return [*command, *more, *commands.without_plugin("restart")]
+    return [*command, *more, *meeting.without_plugin(generation)]
 
 
 def names_memory(options: list[str]) -> bool:

@@ -16,7 +16,6 @@ from pycr.errors import (
     AlreadyDone,
     NoSuchJob,
     NotSupported,
-    RestoreFailed,
     SlurmError,
 )
 from pycr.slurm import MAX_STEP, Job, Layout, Step
@@ -38,20 +37,6 @@ def program(name: str) -> str:
     if path is None:
         raise SlurmError(f"{name}: not found in PATH: is Slurm installed here?")
     return path
-
-
-def without_plugin(what: str) -> list[str]:
-    """Return the command of a step that is the plugin's to replace: what runs where it is not.
-
-    It says so and ends the whole step, with the status that a pod that failed has.
-    """
-    script = (
-        f"echo \"pycr: couldn't {what}: task $SLURM_PROCID on $SLURMD_NODENAME: the spank_cr plugin"
-        ' is not enabled there (plugstack.conf)" >&2;'
-        ' [ "$SLURM_NTASKS" = 1 ] || scancel --signal=KILL "$SLURM_JOB_ID.$SLURM_STEP_ID";'
-        f" exit {RestoreFailed.exit_status}"
-    )
-    return ["/bin/sh", "-c", script]
 
 
 def run(name: str, *arguments: str) -> str:

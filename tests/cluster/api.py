@@ -67,8 +67,13 @@ class Node:
         stdin: Stream = subprocess.DEVNULL,
         stdout: Stream = subprocess.PIPE,
         stderr: Stream = subprocess.PIPE,
+        own_group: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start COMMAND; signals sent to the result reach it."""
+        """Start COMMAND; signals sent to the result reach it.
+
+        own_group: in a process group of its own, below this one: the kernel lets no process of an
+        orphaned group stop by SIGTSTP.
+        """
         return subprocess.Popen(
             self._argv(command, user, env),
             cwd=CHECKOUT,
@@ -76,6 +81,7 @@ class Node:
             stdout=stdout,
             stderr=stderr,
             text=True,
+            preexec_fn=os.setpgrp if own_group else None,
         )
 
 

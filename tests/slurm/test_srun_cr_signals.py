@@ -45,7 +45,9 @@ def test_every_catchable_signal_is_forwarded(alice: Login) -> None:
     fake.chmod(0o755)
     path = f"{alice.dir}:/usr/bin:/bin:/opt/pycr/bin"
     env = {"PATH": path, "OUT": f"{alice.dir}/out"}
-    process = alice.popen("env", *(f"{key}={value}" for key, value in env.items()), "srun_cr")
+    process = alice.popen(
+        "env", *(f"{key}={value}" for key, value in env.items()), "srun_cr", own_group=True
+    )
     until("srun to be ready", lambda: alice.read("out").startswith("ready"))
     assert alice.read("out") == "ready True\n", "srun is not in a process group of its own"
     (pid,) = children(process.pid)
@@ -115,7 +117,8 @@ def test_signals_do_to_srun_what_they_do_without(
 
 
 def test_stop_stops_both_and_continue_continues_both(alice: Login) -> None:
-    process = alice.popen("srun", "--cr", "-n1", alice.victim("count.py"), "20", "3")
+    command = ["srun", "--cr", "-n1", alice.victim("count.py"), "20", "3"]
+    process = alice.popen(*command, own_group=True)
     pid, srun = wrapper(process)
     alice.step()
     os.kill(pid, signal.SIGTSTP)
