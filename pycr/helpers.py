@@ -56,7 +56,7 @@ class Helpers:
                 "--wait=0",
                 "--kill-on-bad-exit=0",
                 "--chdir=/",
-                "--job-name=pycr",
+                f"--job-name={protocol.HELPER_NAME}",
                 f"--cr-helper={step.name}",
                 "/bin/false",  # what runs, and fails, where the plugin is not
             ],

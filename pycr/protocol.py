@@ -37,6 +37,7 @@ from pycr.errors import PycrError
 
 PIECE = 800
 MAX_OBJECT = 64 << 20
+HELPER_NAME = "pycr-helper"  # of a helper step, for squeue and for find() in step.py
 POD_COMM = "pycr-pod"  # the pod's parent: spank_cr/pod.pxi
 POD_WORDS = 4  # python3 -I -m pycr.pod, then the helper's words
 POD_SOCKET = 13  # among those: the name of its socket

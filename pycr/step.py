@@ -30,6 +30,7 @@ from pycr.errors import (
 )
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
+from pycr.protocol import HELPER_NAME
 from pycr.slurm import Job, Step, commands, geometry
 
 MAX_WAIT = 60
@@ -65,6 +66,8 @@ def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
     running = commands.steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]
+    else:
+        running = [step for step in running if step.fields.get("Name") != HELPER_NAME]
     if not running:
         if step_id is not None:
             raise AlreadyDone(f"{name}: no such step is running; it has ended or never was")
