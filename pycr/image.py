@@ -29,7 +29,6 @@ from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
 from pycr.manifest import Manifest, TaskImage
 
 MANIFEST = "manifest.json"
-STATS = "stats-dump"  # CRIU writes it after the tasks were let go: no part of the image
 MAX_MANIFEST = 256 << 20
 LOCK = ".lock"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -78,11 +78,13 @@ def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
 class Checkpoint:
     """One step's checkpoint, phase by phase."""
 
-    def __init__(self, job: Job, step: Step, options: Options, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, step: Step, site: config.Site, options: Options, progress: Progress
+    ) -> None:
         self.job, self.step, self.options, self.progress = job, step, options, progress
         self.deadline = time.monotonic() + options.max_wait
         self.layout = commands.layout(step.job_id, step.step_id)
-        self.site = config.site()
+        self.site = site
         self.writer: image.Writer | None = None
         self.committed: Path | None = None
         self.warnings: list[str] = []
@@ -238,9 +240,10 @@ def checkpoint(
     Raises PycrError; then every task runs on, and no new generation exists.
     """
     begun: list[Checkpoint] = []
+    site = config.site()
     try:
         for step in steps:
-            begun.append(Checkpoint(job, step, options, progress))
+            begun.append(Checkpoint(job, step, site, options, progress))
         phases = ["prepare", "freeze", "dump"]
         phases += ["seal", "commit", "release"] if options.vacate else ["release", "seal", "commit"]
         for phase in phases:

@@ -83,7 +83,6 @@ cdef extern from "<signal.h>" nogil:
     enum: SIG_SETMASK
     enum: SIGCHLD
     enum: SIGKILL
-    enum: SIGSTOP
     enum: SIGHUP
     enum: SIGINT
     enum: SIGQUIT

@@ -10,7 +10,7 @@
 # process of a step themselves, so only PID 1 can tell whether to pass it on (pod.py).
 
 cdef enum:
-    CR_EXIT_FAILED = 125          # errors.py: RESTORE_FAILED
+    CR_EXIT_FAILED = 125          # errors.py: RestoreFailed
 
 
 cdef void cr_pod_end(int status) noexcept nogil:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of slurm/spank.h and slurm/slurm.h that the plugin uses (Slurm 22.05 to 26.05)."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 
 
 cdef extern from "<slurm/spank.h>" nogil:
@@ -13,7 +13,6 @@ cdef extern from "<slurm/spank.h>" nogil:
         S_CTX_LOCAL
         S_CTX_REMOTE
         S_CTX_ALLOCATOR
-        S_CTX_SLURMD
 
     ctypedef enum spank_item_t:
         S_JOB_ID
@@ -43,7 +42,6 @@ cdef extern from "<slurm/spank.h>" nogil:
     spank_err_t spank_setenv(spank_t sp, const char *var, const char *val, int overwrite)
     spank_err_t spank_unsetenv(spank_t sp, const char *var)
     void slurm_error(const char *fmt, ...)
-    void slurm_info(const char *fmt, ...)
     void slurm_debug(const char *fmt, ...)
 
 
@@ -63,6 +61,4 @@ cdef extern from "<slurm/slurm.h>" nogil:
     void slurm_job_step_layout_free(slurm_step_layout_t *layout)
 
     uint32_t NO_VAL
-    uint32_t SLURM_BATCH_SCRIPT
-    uint32_t SLURM_EXTERN_CONT
     uint32_t SLURM_MAX_NORMAL_STEP_ID
