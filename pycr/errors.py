@@ -14,6 +14,7 @@
      |- GeometryError         11   ESLURM_BAD_TASK_COUNT
      |- TimedOut              12
      |- Busy                  13   EALREADY
+     |   `- Later                  not now: asked again until --max-wait
      |- SlurmError            14
      `- RestoreFailed        125
 
@@ -108,6 +109,10 @@ class Busy(PycrError):
 
     exit_status = 13
     eslurm = 114
+
+
+class Later(Busy):
+    """What is to be checkpointed is just changing; pycr tries again until --max-wait."""
 
 
 class SlurmError(PycrError):

@@ -82,6 +82,11 @@ class Helpers:
         """Return what has come of an event, by task."""
         return self.seen.setdefault(name, {})
 
+    def forget(self, *names: str) -> None:
+        """Forget events, so that they can come again."""
+        for name in names:
+            self.seen.pop(name, None)
+
     def until(self, done: Callable[[], bool], what: str, tick: Callable[[], None]) -> None:
         """Take in what the helpers say until done() holds.
 

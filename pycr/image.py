@@ -8,6 +8,12 @@
         0001/                   a generation: whole, for ever unchanged
           manifest.json
           task.0/ task.1/ ...   CRIU's images of each task, by global task id
+      12.batch/               the same for a job's batch script, which is its task.0
+        requeue               the generation from which Slurm is to start the job again
+        0001/
+          manifest.json task.0/
+          12.3/                 a step that an srun_cr of the script waited for: as a generation
+          late/4711             what that srun_cr (its pid) still has to deliver of its output
 
 A generation appears by one rename, after every file in it is on disk and named, with size and
 checksum, in its manifest, which carries a checksum of its own. docs/image-format.md is the
@@ -16,9 +22,11 @@ reference. Who writes which file is for step.py and node.py to say.
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -26,20 +34,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
-from pycr.manifest import Manifest, TaskImage
+from pycr.manifest import Manifest, TaskImage, seal, unseal
+from pycr.slurm import BATCH
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 256 << 20
 LOCK = ".lock"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
+SCRIPT = "slurm_script"  # in the directory of a batch script's task
+OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when it requeues the job
+REQUEUE = "requeue"  # spank_cr/batch.pxi looks for it
+LATE = "late"
+_STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
 _LOG = re.compile(r"failed-task\.[0-9]+\.log")
 _GENERATION = re.compile(r"[0-9]{4,9}")
 
 
 def step_name(job_id: int, step_id: int) -> str:
-    return f"{job_id}.{step_id}"
+    """Return the name of a step as Slurm's commands have it: 12.0, 12.batch."""
+    return f"{job_id}.{'batch' if step_id == BATCH else step_id}"
 
 
 def task_name(task_id: int) -> str:
@@ -89,7 +103,61 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
     return descriptor
 
 
-class Writer:
+class Part:
+    """A directory with a manifest that is being written: a generation, or a step in one."""
+
+    def __init__(self, path: Path, final: Path, descriptor: int) -> None:
+        self.path, self.final = path, final  # where it is, and where it will be
+        self._new = descriptor
+
+    def add_tasks(self, count: int) -> None:
+        """Make the tasks' directories."""
+        try:
+            for task_id in range(count):
+                os.mkdir(task_name(task_id), 0o700, dir_fd=self._new)
+            os.fsync(self._new)
+        except OSError as error:
+            raise directory_error(self.path, error) from error
+
+    def part(self, name: str) -> Part:
+        """Begin a directory in this one, in place of one that was begun before."""
+        remove_tree(self.path / name)
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._new)
+            return Part(self.path / name, self.final / name, open_owned(name, self._new))
+        except OSError as error:
+            raise directory_error(self.path / name, error) from error
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Write the manifest and make it durable; return where this will be.
+
+        The tasks' own files are on disk by now: node.py has seen to that on their nodes.
+        """
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(MANIFEST, flags, 0o600, dir_fd=self._new)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(manifest.dumps())
+                file.flush()
+                os.fsync(file.fileno())
+            os.fsync(self._new)
+        except OSError as error:
+            raise directory_error(self.path, error) from error
+        return self.final
+
+    def abandon(self) -> None:
+        """Remove what there is."""
+        remove_tree(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Have done with it."""
+        if self._new >= 0:
+            os.close(self._new)
+            self._new = -1
+
+
+class Writer(Part):
     """A generation being written: commit() makes it visible, abandon() leaves no trace of it."""
 
     def __init__(self, image_dir: Path, job_id: int, step_id: int) -> None:
@@ -112,7 +180,11 @@ class Writer:
             self.generation = max(taken, default=0) + 1
             self.temporary = f".new-{self.generation:04}-{os.urandom(4).hex()}"
             os.mkdir(self.temporary, 0o700, dir_fd=self._dir)
-            self._new = open_owned(self.temporary, self._dir)
+            super().__init__(
+                self.step_dir / self.temporary,
+                self.step_dir / f"{self.generation:04}",
+                open_owned(self.temporary, self._dir),
+            )
         except OSError as error:
             self.close()
             raise directory_error(self.step_dir, error) from error
@@ -120,38 +192,13 @@ class Writer:
             self.close()
             raise
 
-    @property
-    def path(self) -> Path:
-        """Where the tasks' directories are, until commit()."""
-        return self.step_dir / self.temporary
-
-    @property
-    def final(self) -> Path:
-        """Where they will be."""
-        return self.step_dir / f"{self.generation:04}"
-
-    def add_tasks(self, count: int) -> None:
-        """Make the tasks' directories."""
-        try:
-            for task_id in range(count):
-                os.mkdir(task_name(task_id), 0o700, dir_fd=self._new)
-            os.fsync(self._new)
-        except OSError as error:
-            raise directory_error(self.path, error) from error
-
     def commit(self, manifest: Manifest) -> Path:
         """Write the manifest, make everything durable, then visible; return the generation's path.
 
-        The tasks' own files are on disk by now: node.py has seen to that on their nodes.
+        Its parts are committed by now.
         """
+        super().commit(manifest)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(MANIFEST, flags, 0o600, dir_fd=self._new)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(manifest.dumps())
-                file.flush()
-                os.fsync(file.fileno())
-            os.fsync(self._new)
             os.rename(self.temporary, self.final.name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
             os.fsync(self._dir)
         except OSError as error:
@@ -174,11 +221,11 @@ class Writer:
 
     def close(self) -> None:
         """Give the lock back."""
-        for descriptor in (self._dir, self._new):
+        super().close()
+        for descriptor in (self._dir, self._lock):
             if descriptor >= 0:
                 os.close(descriptor)
-        if self._lock >= 0:
-            os.close(self._lock)
+        self._dir = self._lock = -1
 
 
 def directory_error(path: Path, error: OSError) -> DirectoryError:
@@ -220,8 +267,18 @@ def steps(image_dir: Path) -> list[Path]:
         names = [name for name in os.listdir(image_dir) if _STEP.fullmatch(name)]
     except OSError:
         return []
-    names.sort(key=lambda name: [int(part) for part in name.split(".")])
+    names.sort(key=_by_number)
     return [image_dir / name for name in names]
+
+
+def _by_number(name: str) -> tuple[int, bool, int]:
+    job, _, step = name.partition(".")
+    return int(job), step != "batch", 0 if step == "batch" else int(step)
+
+
+def parts(generation: Path) -> list[Path]:
+    """Return the steps in a batch script's generation, by number."""
+    return [path for path in steps(generation) if os.path.isfile(path / MANIFEST)]
 
 
 def resolve(path: Path) -> Path:
@@ -337,6 +394,68 @@ def write_log(path: Path, log: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "w") as file:
         file.write(log)
+
+
+def late_name(own_pid: int) -> str:
+    """Return where a generation keeps what an srun_cr still has to deliver."""
+    return f"{LATE}/{own_pid}"
+
+
+def write_late(directory: str, own_pid: int, streams: dict[int, bytes]) -> None:
+    """Keep what an srun_cr has not delivered, by descriptor, in a generation. Raises OSError."""
+    path = Path(directory) / late_name(own_pid)
+    with suppress(FileNotFoundError):
+        path.unlink()
+    if not streams:
+        return
+    path.parent.mkdir(0o700, exist_ok=True)
+    body = json.dumps({str(fd): base64.b64encode(data).decode() for fd, data in streams.items()})
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(seal(body.encode()))
+        file.flush()
+        os.fsync(file.fileno())
+    for each in (path.parent, path.parent.parent):
+        descriptor = os.open(each, DIR_FLAGS)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def read_late(directory: str, own_pid: int) -> dict[int, bytes]:
+    """Return what write_late() kept, none where it is not there or damaged."""
+    try:
+        descriptor = os.open(Path(directory) / late_name(own_pid), FILE_FLAGS)
+        with os.fdopen(descriptor, "rb") as file:
+            value = json.loads(unseal(file.read()))
+        return {int(fd): base64.b64decode(data) for fd, data in value.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
+    """Have the plugin restore a job from a generation when Slurm starts it again; return the file
+    that says so. image_dir: where it looks. Raises DirectoryError."""
+    step_dir = image_dir / step_name(job_id, BATCH)
+    path = step_dir / REQUEUE
+    temporary = step_dir / f"{REQUEUE}.{os.getpid()}"
+    try:
+        with suppress(FileExistsError):
+            step_dir.mkdir(0o700)
+        os.close(open_owned(step_dir))
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
+            file.write(f"{generation}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+        descriptor = os.open(step_dir, DIR_FLAGS)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    except OSError as error:
+        raise directory_error(path, error) from error
+    return path
 
 
 def remove_tree(path: Path | str, ignore_errors: bool = True) -> None:

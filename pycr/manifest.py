@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pycr.errors import ImageError
 
-FORMAT = 1
+FORMAT = 2
 LONG = 1e12  # seconds: no time in a manifest is as long
 MAX_TASKS = 1 << 20
+_STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
 
@@ -49,7 +50,8 @@ class TaskImage(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it."""
+    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it; batch:
+    what is said of a batch script alone (batch.py), {} for a step."""
 
     job_id: int
     step_id: int
@@ -63,6 +65,7 @@ class Manifest(NamedTuple):
     geometry: dict[str, Any]
     hosts: dict[str, dict[str, str]]
     versions: dict[str, str]
+    batch: dict[str, Any]
     tasks: list[TaskImage]
 
     @property
@@ -115,6 +118,8 @@ class Manifest(NamedTuple):
             raise ValueError("command")
         if not all(isinstance(host, dict) for host in self.hosts.values()):
             raise ValueError("hosts")
+        if self.batch:
+            check_batch(self.batch)
         if [task.task_id for task in self.tasks] != list(range(len(self.tasks))):
             raise ValueError("its tasks are not numbered from 0")
         for task in self.tasks:
@@ -135,6 +140,25 @@ class Manifest(NamedTuple):
                 raise ValueError(f"task {task.task_id}: args")
             if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
                 raise ValueError(f"task {task.task_id}: pids")
+
+
+# A batch script's own part of a manifest: path of its file and how far it had been read, -1 where
+# it was not open; the job's directory, output files and nodes; the steps that are in the generation.
+_BATCH: dict[str, type] = {
+    "script": str,
+    "offset": int,
+    "work_dir": str,
+    "nodelist": str,
+    "steps": list,
+}
+
+
+def check_batch(batch: dict[str, Any]) -> None:
+    """Check a batch script's own part. Raises ValueError."""
+    if {name: type(value) for name, value in batch.items()} != _BATCH:
+        raise ValueError("batch")
+    if not all(isinstance(name, str) and _STEP.fullmatch(name) for name in batch["steps"]):
+        raise ValueError("batch: steps")
 
 
 def _no_constant(name: str) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The dump helper: one a node, in a helper step, with capabilities; dumps this node's tasks.
+"""The dump helper: one a node, in a helper step, with capabilities; dumps this node's tasks, or,
+as script.py's ScriptHelper, a batch script.
 
 The plugin executes it (spank_cr/slurmstepd.pxi) as `python3 -I -m pycr.node`, as the job's user,
 with CAP_CHECKPOINT_RESTORE and an environment made from nothing. Whatever it is told comes from
@@ -15,15 +16,17 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import image, protocol, task
+from pycr import ask, image, protocol, task
+from pycr.ask import Asked
 from pycr.engine import criu, proc
 from pycr.errors import Busy, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.protocol import Object
-from pycr.slurm import commands
+from pycr.slurm import BATCH, commands
 
 MIB = 1 << 20
 # Seconds of silence after which the coordinator is taken for lost: slurmstepd gives a helper no end
@@ -71,6 +74,8 @@ class PodDump(task.Dump):
                     protocol.say(pod, {"do": "release", "commit": commit})
                 elif answer.get("event") == "released":
                     return {"frozen": answer["frozen"], "seconds": answer["seconds"]}
+                elif self._refused is not None:
+                    raise self._refused
                 else:
                     raise TaskError(str(answer.get("reason")))
         raise TaskError("its pod has ended")
@@ -86,12 +91,17 @@ class Helper:
         self.parallel = int(argv[7]) or len(os.sched_getaffinity(0))
         self.ghost_limit = int(argv[8]) * MIB
         self.target = argv[9]
-        self.target_job, self.target_step = (int(word) for word in self.target.split("."))
+        job, _, step = self.target.partition(".")
+        self.target_job, self.target_step = int(job), BATCH if step == "batch" else int(step)
+        self.asked = Asked()
         self.leaders: dict[int, int] = {}
+        self.every: set[int] = set()
         self.pods: dict[int, socket.socket] = {}
         self.dumps: dict[int, task.Dump] = {}
         self.directory: Path | None = None
         self.patience = BEFORE
+        self.keep = True
+        self.committed = False  # whether the end of this helper is the end of what it holds
         self._out = threading.Lock()
 
     def report(self, value: Object) -> None:
@@ -104,14 +114,13 @@ class Helper:
     def run(self) -> int:
         """Serve the coordinator until it ends; return the exit status."""
         try:
-            self.ready()
             for line in self.lines():
                 self.command(protocol.parse(line))
         except (PycrError, ValueError, KeyError, TypeError) as error:
             self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
             return 1
         finally:
-            self.let_go(commit=False)
+            self.let_go(commit=self.committed)
         return 0
 
     def lines(self) -> Iterator[bytes]:
@@ -124,12 +133,22 @@ class Helper:
             *lines, rest = (rest + data).split(b"\n")
             yield from lines
 
-    def ready(self) -> None:
-        """Find the tasks and say what they are."""
+    def find(self, expected: list[int], wait: float) -> None:
+        """Find the tasks, waiting for those that are just being started. Raises PycrError."""
         if self.target_job != self.job_id:
             raise NotSupported(f"a helper in job {self.job_id} cannot reach {self.target_job}")
+        give_up = time.monotonic() + wait
+        while True:
+            self.leaders, self.every = commands.pids(self.target_job, self.target_step)
+            late = set(expected) - set(self.leaders)
+            late.update(task for task, pid in self.leaders.items() if not proc.executed(pid))
+            if not late or time.monotonic() > give_up:
+                return
+            time.sleep(0.02)
+
+    def ready(self) -> None:
+        """Say what the tasks are."""
         self.criu = criu.find(self.criu)
-        self.leaders, every = commands.pids(self.target_job, self.target_step)
         self.claim()
         found: Object = {}
         inside: set[int] = set()
@@ -139,17 +158,11 @@ class Helper:
                 found[str(task_id)] = self.describe(task_id, leader)
             except PycrError as error:
                 found[str(task_id)] = protocol.failure(error)
-        strays = proc.outside(every - inside, {*self.leaders.values(), os.getpid()})
-        for task_id, leader in self.leaders.items():
-            if "reason" not in found[str(task_id)] and task_id not in self.pods:
-                try:
-                    task.refuse(leader, strays)
-                except PycrError as error:
-                    found[str(task_id)] = protocol.failure(error)
-        self.refuse_sharing(found)
+        self.refuse_whole(found, inside)
         wish = ""
-        for leader in self.leaders.values():
-            wish = proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
+        for task_id, leader in self.leaders.items():
+            told = found[str(task_id)].pop("image_dir", "")
+            wish = told or proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
         version = ".".join(str(part) for part in criu.version(self.criu))
         host = {
             "kernel": os.uname().release,
@@ -167,6 +180,17 @@ class Helper:
                 "image_dir": wish,
             }
         )
+
+    def refuse_whole(self, found: Object, inside: set[int]) -> None:
+        """Refuse what is seen only of all tasks together."""
+        strays = proc.outside(self.every - inside, {*self.leaders.values(), os.getpid()})
+        for task_id, leader in self.leaders.items():
+            if "reason" not in found[str(task_id)] and task_id not in self.pods:
+                try:
+                    task.refuse(leader, strays)
+                except PycrError as error:
+                    found[str(task_id)] = protocol.failure(error)
+        self.refuse_sharing(found)
 
     def refuse_sharing(self, found: Object) -> None:
         """Refuse tasks that share memory with one another: restored, each would have its own."""
@@ -203,6 +227,12 @@ class Helper:
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what a task is; a restored one's pod does it."""
         task.refuse_stopped(leader, self.target)
+        waiting = ask.find(proc.tree(leader))
+        for process in waiting:
+            process.close()
+        return {**self._describe(task_id, leader), "callbacks": len(waiting)}
+
+    def _describe(self, task_id: int, leader: int) -> Object:
         if proc.comm(leader) != protocol.POD_COMM:
             return task.describe(leader)
         connection = self.connect(leader)
@@ -234,7 +264,12 @@ class Helper:
     def command(self, value: Object) -> None:
         """Do one of the coordinator's commands."""
         verb = value["do"]
-        if verb == "dump":
+        if verb == "find":
+            self.find([int(each) for each in value["tasks"][self.node]], float(value["wait"]))
+            self.ready()
+        elif verb == "ask":
+            self.ask(float(value["patience"]))
+        elif verb == "dump":
             self.dump(value)
         elif verb == "write":
             for dump in self.dumps.values():
@@ -245,6 +280,15 @@ class Helper:
             self.seal()
         else:
             raise ValueError(f"no such command: {verb!r:.40}")
+
+    def ask(self, patience: float) -> None:
+        """Ask the tasks' processes that want to be asked, and report. Raises PycrError."""
+        found = ask.find(pid for leader in self.leaders.values() for pid in proc.tree(leader))
+        answers = self.asked.ask(found, "checkpoint", patience)
+        if any(answer.get("step") for answer in answers.values()):
+            raise TaskError("a task of it runs `srun --cr` itself: only a batch script may")
+        for task_id in self.leaders:
+            self.report({"event": "asked", "task": task_id})
 
     def dump(self, value: Object) -> None:
         """Start the dumps: all freeze; as many at a time as there are cores are then written."""
@@ -257,6 +301,7 @@ class Helper:
                 " use one on a file system that every node of the job has"
             ) from error
         self.patience = int(value["timeout"]) + GRACE
+        self.keep = bool(value["keep"])
         limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]))
         slots = threading.Semaphore(self.parallel)
         for task_id, leader in sorted(self.leaders.items()):
@@ -268,14 +313,18 @@ class Helper:
                 limits,
                 slots,
                 self.report,
-                keep=bool(value["keep"]),
+                keep=self.keep,
                 hold=bool(value["hold"]),
             )
             if isinstance(dump, PodDump):
                 dump.pod = self.pods[task_id]
+            self.prepare(dump)
             self.dumps[task_id] = dump
         for dump in self.dumps.values():
             dump.start()
+
+    def prepare(self, dump: task.Dump) -> None:
+        """See to what is particular about a dump before it starts."""
 
     def let_go(self, commit: bool) -> None:
         """Release every task and wait until CRIU has."""
@@ -283,6 +332,8 @@ class Helper:
             dump.release(commit)
         for dump in self.dumps.values():
             dump.join()
+        if self.keep or not commit:
+            self.asked.tell("go on")
 
     def seal(self) -> None:
         """Make the images durable and report their files, side by side as they were dumped."""
@@ -307,6 +358,10 @@ def main() -> int:
     """Run the helper with the plugin's words."""
     os.umask(0o077)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # run() lets go on the way out
+    if sys.argv[10].endswith(".batch"):
+        from pycr.script import ScriptHelper
+
+        return ScriptHelper(sys.argv[1:]).run()
     return Helper(sys.argv[1:]).run()
 
 

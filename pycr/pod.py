@@ -21,11 +21,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import image, protocol, task
+from pycr import ask, image, monitor, protocol, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.meeting import Meeting, OtherFailed, Place
-from pycr.restore import restore
+from pycr.restore import Job, restore
 from pycr.slurm import commands
 
 # After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
@@ -49,6 +49,25 @@ def slurm_signals_all() -> bool:
     )
 
 
+def read_environment(descriptor: int) -> dict[str, str]:
+    """Return the variables that Slurm made for this task, from the plugin's memfd."""
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        pairs = [os.fsdecode(each).partition("=") for each in file.read().split(b"\0") if each]
+    return {name: value for name, _, value in pairs}
+
+
+def changes(old: dict[str, str], new: dict[str, str]) -> dict[str, list[str | None]]:
+    """Return what is otherwise in the new job, of Slurm's variables: name -> [old, new]."""
+    names = {name for name in {*old, *new} if name.startswith("SLURM")}
+    found = {name: [old.get(name), new.get(name)] for name in sorted(names)}
+    return {
+        name: values
+        for name, values in found.items()
+        if values[0] != values[1] and not name.startswith("SLURM_SPANK_")
+    }
+
+
 class Pod:
     """The restored task and what goes on beside it."""
 
@@ -58,11 +77,30 @@ class Pod:
         self.directory = Path(argv[9])
         self.ctl, self.status = int(argv[10]), int(argv[11])
         self.address = argv[12]
+        self.environment = read_environment(int(argv[13]))
+        self.job = Job(script=argv[14], requeued=argv[15] == "1")
         self.root = 0
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
         self.learner = 0
         self.waiting: list[int] = []
+
+    def changes(self) -> dict[str, list[str | None]]:
+        """Return how Slurm's variables differ from those that the task was first started with."""
+        try:
+            old = Path(f"/proc/{self.root}/environ").read_bytes()
+        except OSError:
+            return {}
+        pairs = [os.fsdecode(each).partition("=") for each in old.split(b"\0") if each]
+        return changes({name: value for name, _, value in pairs}, self.environment)
+
+    def announce(self) -> None:
+        """Tell the restored processes that wait for it where they are (mailbox.py)."""
+        every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        generation = str(image.resolve(self.directory))
+        for process in ask.find(every):
+            process.tell("restarted", image_dir=generation, environment=self.changes())
+            process.close()
 
     def serve(self) -> None:
         """Reap, pass signals on and take requests, until the task has ended; never returns."""
@@ -182,14 +220,19 @@ class Pod:
     def work(self, connection: socket.socket) -> None:
         """Do what the node helper asks: describe, dump, release."""
         dump: task.Dump | None = None
-        with connection.makefile("rw", encoding="utf-8") as stream:
+        with connection.makefile("rw", encoding="utf-8", errors="surrogateescape") as stream:
             for line in stream:
                 value = protocol.parse(line)
                 try:
                     if value["do"] == "describe":
                         found = task.describe(self.root)
                         task.refuse(self.root, self.strays())
-                        protocol.say(stream, found)
+                        wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
+                        protocol.say(stream, {**found, "image_dir": wish})
+                    elif value["do"] == "environment":
+                        stream.write(protocol.environment(self.changes()))
+                        stream.flush()
+                        return
                     elif value["do"] == "dump":
                         dump = task.Dump(
                             int(value["task"]),
@@ -220,12 +263,14 @@ class Pod:
                 dump.join()
 
     def strays(self) -> set[int]:
-        """Return the processes here that are neither the task's, this one, nor a worker's."""
-        ours = set(proc.tree(self.root)) | {1}
-        for worker in (*self.workers, os.getpid()):
-            ours.update(proc.tree(worker))
+        """Return the processes here that are not the task's, nor of pycr's own beside it."""
         every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-        return proc.outside(every - ours, {self.root, *self.workers, os.getpid()})
+        beside = {*self.workers, os.getpid()}
+        beside.update(pid for pid in every if proc.comm(pid) == monitor.COMM)
+        ours = set(proc.tree(self.root)) | {1}
+        for worker in beside:
+            ours.update(proc.tree(worker))
+        return proc.outside(every - ours, {self.root, *beside})
 
 
 def main() -> int:
@@ -239,7 +284,8 @@ def main() -> int:
     try:
         generation = image.resolve(pod.directory)
         meeting = Meeting(generation, Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks))
-        pod.root = restore(pod.criu, generation, meeting)
+        pod.root = restore(pod.criu, generation, meeting, pod.job)
+        pod.announce()
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why
     except GeometryError as error:
@@ -248,7 +294,8 @@ def main() -> int:
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
-        where = f"task {pod.task_id} on {pod.node}"
+        what = "the batch script" if pod.job.script else f"task {pod.task_id}"
+        where = f"{what} on {pod.node}"
         print(f"pycr: couldn't restart: {where}: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.
         if (meeting is None or not meeting.fail()) and pod.tasks > 1:

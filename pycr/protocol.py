@@ -5,7 +5,10 @@ Coordinator (step.py) and helpers (node.py), over the helper step's standard str
 what it reads to every helper:
 
     coordinator                      helper on each node
+        | find ------------------------>|
         | <---------------------- ready |  its tasks, its host
+        | ask ------------------------->|  where tasks want to be asked (mailbox.py)
+        | <---------------- asked (task)|
         | dump ------------------------>|
         | <------ frozen / failed (task)|  every task stands still, on every node, before ...
         | write ----------------------->|
@@ -14,6 +17,9 @@ what it reads to every helper:
         | <------ released (task)       |  vacate: seal, commit, then release
         | <------ sealed (task, files)  |
         | end ------------------------->|
+    For a batch script, that also has `committed`, after which its end is the script's, and
+    `collect` (vacate: keep what its sruns still say). A freeze that comes too late (a step has just
+    begun) fails, and ask and dump come again.
     Before release, end of input or a lost helper means: let every task run on.
 
 A helper's object is cut into lines of at most 1024 bytes, which slurmstepd passes on whole but may
@@ -41,6 +47,7 @@ HELPER_NAME = "pycr-helper"  # of a helper step, for squeue and for find() in st
 POD_COMM = "pycr-pod"  # the pod's parent: spank_cr/pod.pxi
 POD_WORDS = 4  # python3 -I -m pycr.pod, then the helper's words
 POD_SOCKET = 13  # among those: the name of its socket
+POD_SCRIPT = 15  # the batch script's file, "" for a step's task
 
 Object = dict[str, Any]
 
@@ -113,6 +120,23 @@ def failure(error: PycrError) -> Object:
 def pod_address(cmdline: list[str]) -> str:
     """Return the name of a pod's socket from its command line. Raises IndexError."""
     return cmdline[POD_WORDS + POD_SOCKET - 1]
+
+
+def pod_script(cmdline: list[str]) -> str:
+    """Return the script's file from a pod's command line. Raises IndexError."""
+    return cmdline[POD_WORDS + POD_SCRIPT - 1]
+
+
+def environment(changes: dict[str, list[str | None]]) -> str:
+    """Return how the plugin is told what a restored process's srun should see (inside.pxi).
+
+    For each variable NAME, [=]OLD, [=]NEW, each ended by a NUL, empty where there is none.
+    """
+    words = []
+    for name, values in changes.items():
+        words.append(name)
+        words += ["" if value is None else f"={value}" for value in values]
+    return "".join(f"{word}\0" for word in words)
 
 
 def error_class(value: Object) -> type[PycrError]:

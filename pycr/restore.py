@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restore one task from a generation, as PID 1 of its pod, with this step's streams.
+"""Restore one task, or a batch script, from a generation, as PID 1 of its pod.
 
 The restored task's streams are this step's: each file that the old streams were open on is
 replaced, throughout the tree, by the new stream (CRIU's --inherit-fd). A name that matches nothing
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pycr import image
 from pycr.engine import criu, proc
@@ -89,7 +91,66 @@ class Sums(threading.Thread):
             raise self._trouble
 
 
-def restore(path: str, generation: Path, meeting: Meeting) -> int:
+def script_file(images: int, batch: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return CRIU's pair that gives a script its own text back, read as far as it had been.
+
+    As a memfd: the file that Slurm had made is gone, and another dump has all of a memfd in it.
+    """
+    if batch["offset"] < 0:
+        return []
+    text = os.memfd_create(image.SCRIPT)
+    source = os.open(image.SCRIPT, image.FILE_FLAGS, dir_fd=images)
+    with os.fdopen(source, "rb") as file, os.fdopen(os.dup(text), "wb") as target:
+        shutil.copyfileobj(file, target)
+    reader = os.open(f"/proc/self/fd/{text}", os.O_RDONLY | os.O_CLOEXEC)
+    os.close(text)
+    os.lseek(reader, batch["offset"], os.SEEK_SET)
+    return [(batch["script"].lstrip("/"), reader)]
+
+
+def put_outputs_back(images: int, mine: TaskImage) -> None:
+    """Give this job's output files back what Slurm has truncated when it started the job again."""
+    for fd, name in image.OUTPUTS.items():
+        if name not in mine.files or not stat.S_ISREG(os.fstat(fd).st_mode):
+            continue
+        if os.fstat(fd).st_size >= mine.files[name][0]:
+            continue  # not truncated: JobFileAppend, or --open-mode=append
+        with (
+            os.fdopen(os.open(name, image.FILE_FLAGS, dir_fd=images), "rb") as file,
+            open(f"/proc/self/fd/{fd}", "r+b") as target,
+        ):
+            since = target.read()
+            target.seek(0)
+            shutil.copyfileobj(file, target)
+            target.write(since)
+
+
+def check_script(script: str, mine: TaskImage) -> None:
+    """Compare a job's script with the one that was checkpointed: job ids come again one day.
+
+    Raises RestoreFailed.
+    """
+    try:
+        with open(script, "rb") as file:
+            digest = image.checksum(file.fileno())
+    except OSError as error:
+        raise RestoreFailed(f"{script}: {error.strerror}") from error
+    if digest != mine.files[image.SCRIPT][1]:
+        raise RestoreFailed("it was requeued, but its script is not the checkpoint's")
+
+
+class Job(NamedTuple):
+    """What a pod knows of the job it is in.
+
+    script: its batch script's file, "" in a step. requeued: whether the plugin found the checkpoint
+    by itself, for a job that Slurm has started again.
+    """
+
+    script: str = ""
+    requeued: bool = False
+
+
+def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> int:
     """Restore the task whose meeting this is from a generation; return its pid.
 
     path: CRIU's. Nothing of the task runs when this raises: ImageError, GeometryError,
@@ -97,6 +158,9 @@ def restore(path: str, generation: Path, meeting: Meeting) -> int:
     """
     place = meeting.place
     manifest = image.load(generation)
+    if bool(manifest.batch) != bool(job.script):
+        kind = "a batch script's" if manifest.batch else "a step's"
+        raise RestoreFailed(f"{generation} is {kind} checkpoint: start it with pycr restart")
     if len(manifest.tasks) != place.tasks:
         raise GeometryError(
             f"{generation} holds {len(manifest.tasks)} tasks and this step has {place.tasks}:"
@@ -108,6 +172,11 @@ def restore(path: str, generation: Path, meeting: Meeting) -> int:
     streams = [proc.Stream(**each) for each in mine.streams]
     own_streams()
     pairs = inherited(streams)
+    if manifest.batch:
+        if job.requeued:
+            check_script(job.script, mine)
+        put_outputs_back(images, mine)
+        pairs += script_file(images, manifest.batch)
     avoid_pids(mine.max_pid)
 
     def check(pid: int) -> None:

@@ -38,6 +38,44 @@ def say(text: str) -> None:
         pass
 
 
+def dispositions() -> tuple[set[int], set[int]]:
+    """Return the signals that the shell gave blocked, and those that it gave ignored."""
+    import _signal
+
+    ignored = {
+        number
+        for number in _signal.valid_signals() - _own_signals()
+        if _signal.getsignal(number) == _signal.SIG_IGN
+    }
+    return _signal.pthread_sigmask(_signal.SIG_BLOCK, ()), ignored
+
+
+def _own_signals() -> set[int]:
+    """Return what Python ignores for itself, whatever the shell gave."""
+    import _signal
+
+    return {_signal.SIGPIPE, _signal.SIGXFSZ}
+
+
+def exec_srun(
+    srun: str, argv: list[str], environment: dict[str, str], mask: set[int], ignored: set[int]
+) -> NoReturn:
+    """Become srun, with the signals that the shell gave."""
+    import _signal
+
+    try:
+        for number in _own_signals() | {_signal.SIGINT} - ignored:
+            _signal.signal(number, _signal.SIG_DFL)
+        for number in ignored:
+            _signal.signal(number, _signal.SIG_IGN)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        os.execve(srun, ["srun", *argv], environment)
+    except OSError as error:
+        say(f"couldn't execute {srun}: {error.strerror}")
+    finally:
+        os._exit(127)
+
+
 class Wrapper:
     """srun and everything between it and the outside."""
 
@@ -56,13 +94,7 @@ class Wrapper:
         """Start srun, in its own process group, with the signals that the shell gave."""
         import _signal
 
-        # Python ignores these two for itself, whatever the shell gave.
-        own = {_signal.SIGPIPE, _signal.SIGXFSZ}
-        self.ignored = {
-            number
-            for number in _signal.valid_signals() - own
-            if _signal.getsignal(number) == _signal.SIG_IGN
-        }
+        mask, self.ignored = dispositions()
         environment = {**os.environ, "SLURM_SRUN_CR_SOCKET": self.listener.path}
         try:
             self.terminal = os.tcgetpgrp(0) == os.getpgrp()
@@ -71,21 +103,14 @@ class Wrapper:
         # Ignored, the kernel would reap srun before this process could.
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         # Until the parent has its handlers no signal may end it and leave srun alone.
-        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 os.setpgid(0, 0)
                 if self.terminal:
                     os.tcsetpgrp(0, os.getpid())  # SIGTTOU is blocked here, so it works
-                for number in own | {_signal.SIGINT} - self.ignored:
-                    _signal.signal(number, _signal.SIG_DFL)
-                if _signal.SIGCHLD in self.ignored:
-                    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-                _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-                os.execve(srun, ["srun", *self.argv], environment)
-            except OSError as error:
-                say(f"couldn't execute {srun}: {error.strerror}")
+                exec_srun(srun, self.argv, environment, mask, self.ignored)
             finally:
                 os._exit(127)
         try:
@@ -304,9 +329,8 @@ def which(name: str) -> str:
     return name
 
 
-def end_as(status: int, wrapper: Wrapper) -> NoReturn:
+def end_as(status: int, terminal: bool = False) -> NoReturn:
     """End as srun did: with its status, or by its signal, without a core of this process's."""
-    wrapper.take_terminal_back()
     if os.WIFSIGNALED(status):
         import resource
         import signal
@@ -316,7 +340,7 @@ def end_as(status: int, wrapper: Wrapper) -> NoReturn:
         signal.set_wakeup_fd(-1)
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(number, signal.SIG_DFL)
-        if wrapper.terminal and number == signal.SIGINT:
+        if terminal and number == signal.SIGINT:
             # A Ctrl-C went to srun alone; without srun_cr all of this group would have had it.
             os.killpg(os.getpgrp(), number)
         os.kill(os.getpid(), number)
@@ -324,9 +348,17 @@ def end_as(status: int, wrapper: Wrapper) -> NoReturn:
     os._exit(os.WEXITSTATUS(status))
 
 
-def adopted(argv: list[str]) -> Wrapper | None:
+def in_job() -> bool:
+    """Tell whether this runs in a batch script or a task, where it can be dumped with it.
+
+    The plugin decides by the same (spank_cr/wrap.pxi). A terminal is never part of a checkpoint.
+    """
+    inside = "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" in os.environ
+    return inside and not any(os.isatty(descriptor) for descriptor in (0, 1, 2))
+
+
+def adopted(argv: list[str], told: dict[str, str]) -> Wrapper | None:
     """Return the wrapper of an srun that the plugin has started, None where it has not."""
-    told = {name: os.environ.pop(f"SRUN_CR_{name}", "") for name in VARIABLES}
     try:
         child, descriptor = int(told["CHILD"]), int(told["LISTENER"])
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -339,18 +371,25 @@ def adopted(argv: list[str]) -> Wrapper | None:
 
 def main() -> NoReturn:
     """Run srun with this command line and end as it does."""
-    wrapper = adopted(sys.argv[1:])
+    told = {name: os.environ.pop(f"SRUN_CR_{name}", "") for name in VARIABLES}
+    wrapper = adopted(sys.argv[1:], told)
     if wrapper is None:
+        srun = told["SRUN"] or which("srun")
+        if in_job():
+            from pycr import srun_cr_job
+
+            srun_cr_job.run(srun, sys.argv[1:])
         try:
             wrapper = Wrapper(sys.argv[1:], Listener())
         except OSError as error:
             say(f"couldn't make a socket in {PLACE}: {error.strerror}")
             os._exit(1)
-        wrapper.start(which("srun"))
+        wrapper.start(srun)
     try:
         status = wrapper.serve()
         if wrapper.frames == 0 and status == 0:
             wrapper.check_plugin(at_end=True)
     finally:
         wrapper.listener.remove()
-    end_as(status, wrapper)
+    wrapper.take_terminal_back()
+    end_as(status, wrapper.terminal)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pycr import __version__, config, image, protocol
 from pycr.errors import (
@@ -31,9 +31,10 @@ from pycr.errors import (
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
 from pycr.protocol import HELPER_NAME
-from pycr.slurm import Job, Step, commands, geometry
+from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
 
 MAX_WAIT = 60
+STARTING = 5.0  # seconds that Slurm may take to start the tasks of a step that it knows
 END_WAIT = 60
 
 Progress = Callable[[str, int, int], None]
@@ -48,13 +49,12 @@ class Options(NamedTuple):
     independent: bool = False
 
 
-def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
-    """Return a job and the steps of it to checkpoint: the one named, or all.
+def find_job(job_id: int, name: str) -> Job:
+    """Return a job that can be checkpointed as far as Slurm can say. name: what to call it.
 
     Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, SlurmError.
     """
     job = commands.job(job_id)
-    name = f"job {job_id}" if step_id is None else f"step {job_id}.{step_id}"
     if job.uid != os.getuid():
         raise AccessDenied(f"{name}: it is {job.user}'s, not yours")
     if job.pending:
@@ -63,29 +63,43 @@ def find(job_id: int, step_id: int | None) -> tuple[Job, list[Step]]:
         raise SlurmError(f"{name}: the job is suspended: resume it first")
     if not job.running:
         raise AlreadyDone(f"{name}: the job has ended ({job.state})")
+    return job
+
+
+def find(job: Job, step_id: int | None) -> list[Step]:
+    """Return the steps of a job to checkpoint: the one named, or all. Raises AlreadyDone."""
     running = commands.steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]
-    else:
-        running = [step for step in running if step.fields.get("Name") != HELPER_NAME]
-    if not running:
-        if step_id is not None:
+        if not running:
+            name = f"step {job.job_id}.{step_id}"
             raise AlreadyDone(f"{name}: no such step is running; it has ended or never was")
-        raise AlreadyDone(f"{name}: no step of it is running")
-    return job, running
+        return running
+    running = [step for step in running if step.fields.get("Name") != HELPER_NAME]
+    if not running:
+        raise AlreadyDone(f"job {job.job_id}: no step of it is running")
+    return running
 
 
 class Checkpoint:
     """One step's checkpoint, phase by phase."""
 
     def __init__(
-        self, job: Job, step: Step, site: config.Site, options: Options, progress: Progress
+        self,
+        job: Job,
+        step: Step,
+        site: config.Site,
+        options: Options,
+        progress: Progress,
+        inside: Checkpoint | None = None,
     ) -> None:
+        """Start its helpers. inside: the batch script's checkpoint that this is a part of."""
         self.job, self.step, self.options, self.progress = job, step, options, progress
-        self.deadline = time.monotonic() + options.max_wait
-        self.layout = commands.layout(step.job_id, step.step_id)
+        self.inside = inside
+        self.deadline = inside.deadline if inside else time.monotonic() + options.max_wait
+        self.layout = self._layout()
         self.site = site
-        self.writer: image.Writer | None = None
+        self.writer: image.Part | None = None
         self.committed: Path | None = None
         self.warnings: list[str] = []
         self.ended = False  # whether its tasks were told to end: the checkpoint then stays
@@ -95,6 +109,16 @@ class Checkpoint:
         if options.image_dir is not None:
             config.check_directory(Path(options.image_dir))
         self.helpers = Helpers(step, self.layout, self.deadline)
+        self.helpers.tell(do="find", tasks=self.layout, wait=self._just_started())
+
+    def _layout(self) -> Layout:
+        return commands.layout(self.step.job_id, self.step.step_id)
+
+    def _just_started(self) -> float:
+        """Return the seconds to wait for tasks that may be about to start."""
+        started = self.step.fields.get("StartTime", "")
+        young = not started.isdigit() or time.time() - int(started) < STARTING
+        return STARTING if young else 0.0
 
     def _count(self, event: str, what: str) -> None:
         total = self.step.tasks
@@ -120,12 +144,26 @@ class Checkpoint:
                     raise AlreadyDone(f"{where}: it has ended")
                 if "reason" in value:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
-        self.writer = image.Writer(self._image_dir(), self.step.job_id, self.step.step_id)
+        if self.inside is not None and self.inside.writer is not None:
+            self.writer = self.inside.writer.part(self.step.name)
+        else:
+            self.writer = image.Writer(self._image_dir(), self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
 
+    @property
+    def wish(self) -> str | None:
+        """The image directory that the job was submitted with, or the step started with."""
+        return next((v["image_dir"] for v in self.helpers.ready.values() if v["image_dir"]), None)
+
     def _image_dir(self) -> Path:
-        wish = next((v["image_dir"] for v in self.helpers.ready.values() if v["image_dir"]), None)
-        return config.image_dir(self.options.image_dir, wish, self.site, self.step.job_id)
+        return config.image_dir(self.options.image_dir, self.wish, self.site, self.step.job_id)
+
+    def ask(self) -> None:
+        """Ask the processes that want to be asked (mailbox.py), and wait until they are ready."""
+        facts = [value for each in self.helpers.ready.values() for value in each["tasks"].values()]
+        if any(value["callbacks"] for value in facts):
+            self.helpers.tell(do="ask", patience=max(1.0, self.deadline - time.monotonic() - 1))
+            self._count("asked", "waiting until the tasks are ready for it")
 
     def freeze(self) -> None:
         """Have every task stand still (or, when independent, dumped and let go at once)."""
@@ -203,18 +241,32 @@ class Checkpoint:
         return Manifest(
             job_id=self.step.job_id,
             step_id=self.step.step_id,
-            generation=self.writer.generation,
+            generation=self.generation,
             user=self.job.user,
             uid=self.job.uid,
             command=tasks[0].args or [tasks[0].exe],
             cwd=tasks[0].cwd,
             created=time.time(),
             kept_running=not self.options.vacate,
-            geometry=geometry(self.job, self.step)._asdict(),
+            geometry=self._geometry()._asdict(),
             hosts={node: value["host"] for node, value in helpers.ready.items()},
             versions={"pycr": __version__},
+            batch=self._batch(),
             tasks=tasks,
         )
+
+    @property
+    def generation(self) -> int:
+        """The number that it has, or that it is a part of."""
+        writer = self.inside.writer if self.inside else self.writer
+        assert isinstance(writer, image.Writer)
+        return writer.generation
+
+    def _geometry(self) -> Geometry:
+        return geometry(self.job, self.step)
+
+    def _batch(self) -> dict[str, Any]:
+        return {}
 
     def give_up(self) -> None:
         """Let every task run on and leave no trace; after the first task's end, only end."""
@@ -223,6 +275,18 @@ class Checkpoint:
         finally:
             if self.writer is not None and not self.ended:
                 self.writer.abandon()
+
+
+def phases(options: Options) -> list[str]:
+    """Return the phases of a checkpoint in order, each for all trees before the next."""
+    return ["prepare", "ask", "freeze", *last_phases(options)]
+
+
+def last_phases(options: Options) -> list[str]:
+    """Return the phases from where everything is frozen."""
+    if options.vacate:
+        return ["dump", "seal", "commit", "release"]
+    return ["dump", "release", "seal", "commit"]
 
 
 def checkpoint(
@@ -244,21 +308,34 @@ def checkpoint(
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, site, options, progress))
-        phases = ["prepare", "freeze", "dump"]
-        phases += ["seal", "commit", "release"] if options.vacate else ["release", "seal", "commit"]
-        for phase in phases:
-            for each in begun:
-                getattr(each, phase)()
+        run_phases(begun, phases(options))
     except BaseException as error:
-        # The first failure is the one to tell: what ending the helpers may add comes of it.
-        for each in begun:
-            with suppress(PycrError):
-                each.give_up()
-        ended = [each.step.name for each in begun if each.ended]
-        if ended and isinstance(error, KeyboardInterrupt):
-            text = f"interrupted after the commit: checkpointed and being ended: {', '.join(ended)}"
-            raise PycrError(text) from error
+        undo(begun, error)
         raise
+    return conclude(begun, warn)
+
+
+def run_phases(begun: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Run phases, each for all before the next. Raises PycrError."""
+    for name in names:
+        for each in begun:
+            getattr(each, name)()
+
+
+def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
+    """Let everything run on after an error; raise another where that tells more."""
+    # The first failure is the one to tell: what ending the helpers may add comes of it.
+    for each in begun:
+        with suppress(PycrError):
+            each.give_up()
+    ended = [each.step.name for each in begun if each.ended]
+    if ended and isinstance(error, KeyboardInterrupt):
+        text = f"interrupted after the commit: checkpointed and being ended: {', '.join(ended)}"
+        raise PycrError(text) from error
+
+
+def conclude(begun: Sequence[Checkpoint], warn: Callable[[str], None]) -> list[Path]:
+    """End the helpers; return the generations that were made."""
     for each in begun:
         # All is committed and let go: helpers that are slow to end change nothing of that.
         with suppress(TimedOut):

@@ -84,8 +84,12 @@ class Dump(threading.Thread):
     It reports frozen, dumped, released, failed. Nothing is written before write(): by then every
     task stands still, so that none can change a file that another's image tells of. Without `hold`
     it waits for neither write() nor release(), and does not report frozen. `slots` bounds how many
-    are being written at once; one that is held has given its slot back.
+    are being written at once; one that is held has given its slot back. `look`, where it is set, is
+    called when the task stands still: what it returns is reported, and what it raises is why the
+    task is not dumped.
     """
+
+    look: Callable[[], Object] | None = None
 
     def __init__(
         self,
@@ -106,7 +110,7 @@ class Dump(threading.Thread):
         self._all_frozen = threading.Event()
         self._go = threading.Event()
         self._commit = False
-        self._late = ""
+        self._refused: PycrError | None = None
         self._has_slot = False
 
     def release(self, commit: bool) -> None:
@@ -154,8 +158,8 @@ class Dump(threading.Thread):
                 timeout=self.limits.timeout,
             )
         except criu.DumpFailure as error:
-            if self._late:
-                raise TaskError(self._late) from error
+            if self._refused is not None:
+                raise self._refused from error
             log = "" if self._given_up() else error.log
             raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
@@ -166,7 +170,12 @@ class Dump(threading.Thread):
         """Report that it stands still, wait for the others and a turn; return whether to write."""
         if not self.hold:
             return True
-        self.report({"event": "frozen", "task": self.task_id})
+        try:
+            facts = self.look() if self.look is not None else {}
+        except PycrError as error:
+            self._refused = error
+            return False
+        self.report({"event": "frozen", "task": self.task_id, **facts})
         self._all_frozen.wait()
         self._take_slot()
         return not self._given_up()
@@ -175,7 +184,7 @@ class Dump(threading.Thread):
         """Report that all is written; hold as asked; return whether it is committed."""
         self._give_slot_back()
         for pid, fd in self.late_timers():
-            self._late = (
+            self._refused = TaskError(
                 f"descriptor {fd} of process {pid} is a periodic timer (timerfd) with an expiry"
                 " that is not read yet, which CRIU would lose: try again"
             )

@@ -11,6 +11,7 @@ cdef extern from "<unistd.h>" nogil:
     pid_t getpid()
     pid_t getpgrp()
     pid_t setsid()
+    int isatty(int fd)
     int setpgid(pid_t pid, pid_t group)
     pid_t tcgetpgrp(int fd)
     int tcsetpgrp(int fd, pid_t group)
@@ -46,6 +47,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_WRONLY
     enum: O_CREAT
     enum: O_CLOEXEC
+    enum: O_NOFOLLOW
     enum: O_NONBLOCK
     enum: F_SETFL
 
@@ -56,6 +58,7 @@ cdef extern from "<sys/stat.h>" nogil:
     int mkdir(const char *path, mode_t mode)
     int stat(const char *path, stat_t *st)
     int lstat(const char *path, stat_t *st)
+    int fstat(int fd, stat_t *st)
     bint S_ISDIR(mode_t mode)
     bint S_ISLNK(mode_t mode)
     bint S_ISREG(mode_t mode)
@@ -159,6 +162,28 @@ cdef extern from "<sys/socket.h>" nogil:
     enum: SOCK_STREAM
     enum: SOCK_CLOEXEC
     enum: MSG_NOSIGNAL
+    struct ucred:
+        pid_t pid
+        uid_t uid
+    int setsockopt(int fd, int level, int name, const void *value, uint32_t size)
+    int getsockopt(int fd, int level, int name, void *value, uint32_t *size)
+    enum: SOL_SOCKET
+    enum: SO_RCVTIMEO
+    enum: SO_PEERCRED
+
+cdef extern from "<sys/time.h>" nogil:
+    struct timeval:
+        long tv_sec
+        long tv_usec
+
+cdef extern from "<pwd.h>" nogil:
+    struct passwd:
+        char *pw_name
+        char *pw_dir
+    passwd *getpwuid(uid_t uid)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int memfd_create(const char *name, unsigned int flags)
 
 cdef extern from "<sys/un.h>" nogil:
     struct sockaddr_un:

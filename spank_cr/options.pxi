@@ -88,16 +88,20 @@ cdef int cr_option_dir(char *into, const char *name, const char *value) noexcept
 
 
 cdef bint cr_is_step_name(const char *text) noexcept nogil:
-    """Tell whether text reads JOB.STEP, as pycr gives it to --cr-helper."""
+    """Tell whether text reads JOB.STEP or JOB.batch, as pycr gives it to --cr-helper."""
     cdef int dots = 0
     cdef size_t i = 0
+    if strlen(text) >= sizeof(options.helper):
+        return False
     while text[i] != 0:
         if text[i] == c'.' and i > 0 and dots == 0:
             dots += 1
+            if strcmp(text + i + 1, b"batch") == 0:
+                return True
         elif text[i] < c'0' or text[i] > c'9':
             return False
         i += 1
-    return dots == 1 and i < sizeof(options.helper) and text[i - 1] != c'.'
+    return dots == 1 and text[i - 1] != c'.'
 
 
 cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:

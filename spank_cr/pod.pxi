@@ -70,10 +70,29 @@ cdef void cr_pod_parent(pid_t pod, int ctl, int status_fd) noexcept nogil:
     cr_pod_end(status)
 
 
+cdef int cr_pod_variables(cr_step *step) noexcept nogil:
+    """Return a memfd with the SLURM variables that this task would have had, each with its NUL.
+
+    The pod itself runs with none of them; it gives them to what it restores (inside.pxi).
+    """
+    cdef int fd = memfd_create(b"pycr-environment", 0)
+    cdef char **each = step.variables
+    cdef size_t size
+    if fd < 0:
+        cr_task_fail(b"keep the task's environment", strerror(errno))
+    while each[0] != NULL:
+        size = strlen(each[0]) + 1
+        if strncmp(each[0], b"SLURM", 5) == 0 and write(fd, each[0], size) != <long> size:
+            cr_task_fail(b"keep the task's environment", strerror(errno))
+        each += 1
+    return fd
+
+
 cdef void cr_pod_run(cr_step *step) noexcept nogil:
     """Make this task a pod that restores it from --restart-dir; never returns."""
-    cdef const char *more[5]
-    cdef char number[2][12]
+    cdef const char *more[8]
+    cdef char number[3][12]
+    cdef int variables = cr_pod_variables(step)
     cdef char address[32]
     cdef uint64_t nonce = 0
     cdef int ctl[2]
@@ -92,6 +111,7 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     if pod > 0:
         close(ctl[0])
         close(status[1])
+        close(variables)
         cr_pod_parent(pod, ctl[1], status[0])
     close(ctl[1])
     close(status[0])
@@ -118,5 +138,9 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
         cr_task_fail(b"name the pod's socket", strerror(errno))
     snprintf(address, sizeof(address), b"pycr-%016lx", <unsigned long> nonce)
     more[3] = address
-    more[4] = NULL
+    snprintf(number[2], 12, b"%d", variables)
+    more[4] = number[2]
+    more[5] = cr_batch.script
+    more[6] = b"1" if cr_batch.requeued else b"0"
+    more[7] = NULL
     cr_exec_helper(b"pycr.pod", step, more, b"execute the helper")

@@ -9,6 +9,7 @@ cdef struct cr_step:
     int local_id
     uint32_t tasks
     char node[256]
+    char **variables                  # the task's environment, as Slurm made it
 
 
 cdef cr_step cr_task                  # this task, once it is known to be a helper's or a pod's
@@ -41,15 +42,17 @@ cdef int cr_slurmstepd_user_init(spank_t sp) noexcept nogil:
     cdef uint32_t step_id = 0
     # srun's socket and directory are for that srun; a nested one must not take them for its own.
     spank_unsetenv(sp, b"SLURM_SRUN_CR_SOCKET")
-    if not cr_is_step(sp, &step_id):
-        return 0
-    spank_unsetenv(sp, b"SLURM_RESTART_DIR")
+    if cr_is_step(sp, &step_id):
+        spank_unsetenv(sp, b"SLURM_RESTART_DIR")
     return 0
 
 
 cdef int cr_slurmstepd_task_init_privileged(spank_t sp) noexcept nogil:
     cdef uint32_t step_id = 0
-    if (options.helper[0] == 0 and options.restart_dir[0] == 0) or not cr_is_step(sp, &step_id):
+    cdef bint step = cr_is_step(sp, &step_id)
+    cdef bint batch = cr_is_batch(sp)
+    if not ((options.restart_dir[0] != 0 and (step or batch)) or
+            (options.helper[0] != 0 and step) or (cr_batch.again and batch)):
         return 0
     if cr_caps_keep() != 0:
         slurm_error(b"cr: couldn't keep capabilities: %s", strerror(errno))
@@ -218,15 +221,32 @@ cdef void cr_helper_run(cr_step *step) noexcept nogil:
     cr_exec_helper(b"pycr.node", step, more, b"execute the helper")
 
 
+cdef void cr_task_script(spank_t sp) noexcept nogil:
+    """Learn the file that Slurm has made of the batch script: its first word."""
+    cdef int argc = 0
+    cdef char **argv = NULL
+    if (spank_get_item(sp, S_JOB_ARGV, &argc, &argv) != ESPANK_SUCCESS or argc < 1 or
+            strlen(argv[0]) >= sizeof(cr_batch.script)):
+        cr_task_fail(b"learn the batch script's file", b"spank_get_item failed")
+    strcpy(cr_batch.script, argv[0])
+
+
 cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     cdef uint64_t mask
-    if not cr_is_step(sp, &cr_task.step_id):
+    cdef bint batch = cr_is_batch(sp)
+    if not cr_is_step(sp, &cr_task.step_id) and not batch:
         return 0
     cr_absolute(options.restart_dir)
     cr_absolute(options.checkpoint_dir)
     if options.checkpoint_dir[0] != 0:
         spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
+    if batch:
+        options.helper[0] = 0
+        if cr_batch.again:
+            cr_batch_find(sp)          # no capability is in effect yet
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
+        if cr_batch.again and batch:
+            cr_caps_drop()             # a requeued job that pycr has nothing for
         return 0
     # The permitted set is still whole here: narrow it before anything else is done.
     if options.helper[0] != 0:
@@ -245,6 +265,11 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
             spank_getenv(sp, b"SLURMD_NODENAME", cr_task.node,
                          sizeof(cr_task.node)) != ESPANK_SUCCESS):
         cr_task_fail(b"learn the task's place", b"spank_get_item failed")
+    if spank_get_item(sp, S_JOB_ENV, &cr_task.variables) != ESPANK_SUCCESS:
+        cr_task_fail(b"learn the task's environment", b"spank_get_item failed")
+    if batch:
+        cr_task.tasks = 1
+        cr_task_script(sp)
     if config.fault[0] != 0:
         cr_task_fail(b"checkpoint or restart", config.fault)
     if chdir(b"/") != 0 or syscall(SYS_close_range, 3, ~<unsigned int> 0, 0) != 0:

@@ -15,9 +15,12 @@ cdef extern from "<slurm/spank.h>" nogil:
         S_CTX_ALLOCATOR
 
     ctypedef enum spank_item_t:
+        S_JOB_UID
         S_JOB_ID
         S_JOB_STEPID
         S_JOB_TOTAL_TASK_COUNT
+        S_JOB_ARGV
+        S_JOB_ENV
         S_TASK_ID
         S_TASK_GLOBAL_ID
 
@@ -61,4 +64,5 @@ cdef extern from "<slurm/slurm.h>" nogil:
     void slurm_job_step_layout_free(slurm_step_layout_t *layout)
 
     uint32_t NO_VAL
+    uint32_t SLURM_BATCH_SCRIPT
     uint32_t SLURM_MAX_NORMAL_STEP_ID

@@ -28,7 +28,9 @@ include "config.pxi"
 include "options.pxi"
 include "privileged.pxi"
 include "wrap.pxi"
+include "inside.pxi"
 include "srun.pxi"
+include "batch.pxi"
 include "slurmstepd.pxi"
 include "pod.pxi"
 
@@ -50,6 +52,8 @@ cdef public int slurm_spank_init_post_opt(spank_t sp, int ac, char **av) noexcep
     cdef spank_context_t context = spank_context()
     if context == S_CTX_LOCAL or context == S_CTX_ALLOCATOR:
         return cr_srun_post_opt(sp, context == S_CTX_LOCAL)
+    if context == S_CTX_REMOTE:
+        cr_batch_post_opt(sp)
     return 0
 
 

@@ -26,6 +26,7 @@ cdef void cr_srun_forget(const char *option) noexcept nogil:
 
 cdef void cr_srun_init(bint is_srun) noexcept nogil:
     cr_wrap_init()
+    cr_inside_init()
     if is_srun:
         cr_srun_default(b"SLURM_CHECKPOINT", b"checkpoint")
         cr_srun_default(b"SLURM_CHECKPOINT_DIR", b"checkpoint_dir")

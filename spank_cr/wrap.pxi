@@ -32,9 +32,15 @@ cdef void cr_wrap_init() noexcept nogil:
             cr_ignored[signo] = action.sa_handler == SIG_IGN
 
 
-cdef char **cr_wrap_strings(const char *path, size_t *count) noexcept nogil:
+cdef char **cr_strings(const char *path, size_t *count) noexcept nogil:
     """Return the NUL-ended strings of a /proc file as a vector with room for more, or NULL."""
     cdef int fd = open(path, O_RDONLY | O_CLOEXEC)
+    count[0] = 0
+    return cr_strings_of(fd, count) if fd >= 0 else NULL
+
+
+cdef char **cr_strings_of(int fd, size_t *count) noexcept nogil:
+    """Read a descriptor to its end, close it, and return its NUL-ended strings, or NULL."""
     cdef size_t size = 65536
     cdef size_t used = 0
     cdef size_t i
@@ -43,9 +49,7 @@ cdef char **cr_wrap_strings(const char *path, size_t *count) noexcept nogil:
     cdef char *grown
     cdef char **vector
     count[0] = 0
-    if fd < 0 or text == NULL:
-        return NULL
-    while True:
+    while text != NULL:
         got = read(fd, text + used, size - used - 1)
         if got <= 0:
             break
@@ -54,10 +58,11 @@ cdef char **cr_wrap_strings(const char *path, size_t *count) noexcept nogil:
             size *= 2
             grown = <char *> realloc(text, size)
             if grown == NULL:
-                return NULL
+                got = -1
+                break
             text = grown
     close(fd)
-    if got < 0:
+    if text == NULL or got < 0:
         return NULL
     text[used] = 0
     for i in range(used):
@@ -130,17 +135,43 @@ cdef void cr_wrap_signals(const sigset_t *mask) noexcept nogil:
     sigprocmask(SIG_SETMASK, mask, NULL)
 
 
+cdef bint cr_wrap_in_job() noexcept nogil:
+    """Tell whether this runs in a batch script or a task, where it can be dumped with it.
+
+    pycr/srun_cr.py decides by the same, in_job().
+    """
+    return (getenv(b"SLURM_JOB_ID") != NULL and getenv(b"SLURMD_NODENAME") != NULL and
+            not isatty(0) and not isatty(1) and not isatty(2))
+
+
+cdef void cr_wrap_exec(char **argv, size_t args, char **given) noexcept nogil:
+    """Become srun_cr; returns only where that fails.
+
+    -I -S: srun_cr needs neither site nor the user's PYTHON variables, and starts sooner.
+    """
+    cdef char **words = <char **> calloc(args + 5, sizeof(char *))
+    if words == NULL:
+        return
+    words[0] = config.python
+    words[1] = b"-I"
+    words[2] = b"-S"
+    words[3] = config.wrapper
+    memcpy(words + 4, argv + 1, (args - 1) * sizeof(char *))
+    execve(config.python, words, given)
+
+
 cdef void cr_wrap() noexcept nogil:
     """Start srun again as a child and become srun_cr, which adopts it; returns only by exit.
+
+    In a job srun_cr starts srun itself: srun must not be below it there (pycr/monitor.py).
 
     /proc/self/cmdline and environ still hold what execve(2) was given; srun has by now changed
     its own copies.
     """
     cdef size_t args = 0
     cdef size_t variables = 0
-    cdef char **argv = cr_wrap_strings(b"/proc/self/cmdline", &args)
-    cdef char **given = cr_wrap_strings(b"/proc/self/environ", &variables)
-    cdef char **words = <char **> calloc(args + 5, sizeof(char *))
+    cdef char **argv = cr_strings(b"/proc/self/cmdline", &args)
+    cdef char **given = cr_strings(b"/proc/self/environ", &variables)
     cdef char srun[PATH_SIZE + 16]
     cdef char path[64]
     cdef char variable[CR_VARIABLES][128]
@@ -151,7 +182,7 @@ cdef void cr_wrap() noexcept nogil:
     cdef long length = readlink(b"/proc/self/exe", srun + 13, PATH_SIZE)
     cdef int listener
     cdef pid_t child
-    if argv == NULL or given == NULL or words == NULL or length < 0 or args == 0:
+    if argv == NULL or given == NULL or length < 0 or args == 0:
         cr_srun_refuse(b"--cr", b"", b"couldn't read /proc/self")
         return
     if access(config.python, X_OK) != 0:
@@ -160,6 +191,12 @@ cdef void cr_wrap() noexcept nogil:
         cr_srun_refuse(b"couldn't execute ", config.wrapper, strerror(errno))
     variables = cr_wrap_forget(given)
     srun[13 + length] = 0
+    memcpy(srun, b"SRUN_CR_SRUN=", 13)
+    if cr_wrap_in_job():
+        given[variables] = srun
+        cr_wrap_signals(&cr_mask)
+        cr_wrap_exec(argv, args, given)
+        cr_srun_refuse(b"couldn't execute ", config.python, strerror(errno))
     listener = cr_wrap_listen(path, sizeof(path))
     if listener < 0:
         cr_srun_refuse(b"--cr", b"", b"couldn't make a socket in /tmp")
@@ -185,7 +222,6 @@ cdef void cr_wrap() noexcept nogil:
         _exit(127)
     setpgid(child, child)                 # whoever of the two comes first
 
-    memcpy(srun, b"SRUN_CR_SRUN=", 13)
     given[variables] = srun
     snprintf(variable[1], 128, b"SRUN_CR_SOCKET=%s", path)
     snprintf(variable[2], 128, b"SRUN_CR_CHILD=%d", child)
@@ -199,17 +235,11 @@ cdef void cr_wrap() noexcept nogil:
     for signo in range(1, CR_VARIABLES):
         given[variables + <size_t> signo] = variable[signo]
 
-    # -I -S: srun_cr needs neither site nor the user's PYTHON variables, and starts sooner.
-    words[0] = config.python
-    words[1] = b"-I"
-    words[2] = b"-S"
-    words[3] = config.wrapper
-    memcpy(words + 4, argv + 1, (args - 1) * sizeof(char *))
     cr_wrap_signals(&every)
     # Ignored, the kernel would reap srun before srun_cr could; SRUN_CR_IGNORED tells how it was.
     memset(&action, 0, sizeof(action))
     sigaction(SIGCHLD, &action, NULL)
-    execve(config.python, words, given)
+    cr_wrap_exec(argv, args, given)
     signo = errno
     kill(child, SIGKILL)
     waitpid(child, NULL, 0)

@@ -16,12 +16,14 @@ from typing import Any
 
 from pycr import __version__
 from pycr.errors import DirectoryError, PycrError, UsageError
+from pycr.slurm import BATCH
 
 # verb -> (module, one line for --help)
 VERBS = {
-    "create": ("checkpoint", "checkpoint a step, or all steps of a job; they go on running"),
-    "vacate": ("checkpoint", "checkpoint a step, or all steps of a job, then end them"),
-    "restart": ("restart", "start a step that goes on from a checkpoint"),
+    "create": ("checkpoint", "checkpoint a batch job or a step, which goes on running"),
+    "vacate": ("checkpoint", "checkpoint a batch job or a step, then end it"),
+    "requeue": ("checkpoint", "checkpoint a batch job, and put it back into the queue"),
+    "restart": ("restart", "start a job or a step that goes on from a checkpoint"),
     "ls": ("ls", "list checkpoints"),
     "show": ("show", "tell everything about one checkpoint"),
     "rm": ("rm", "remove checkpoints"),
@@ -30,11 +32,12 @@ VERBS = {
 
 
 def step_id(text: str) -> tuple[int, int | None]:
-    """Parse JOB or JOB.STEP. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?", text)
+    """Parse JOB, JOB.STEP or JOB.batch. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", text)
     if match is None:
         raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
-    return int(match.group(1)), int(match.group(2)) if match.group(2) else None
+    job, step = match.groups()
+    return int(job), None if step is None else BATCH if step == "batch" else int(step)
 
 
 def count(number: int, thing: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pycr create` and `pycr vacate`: they differ in what becomes of the tasks."""
+"""`pycr create`, `vacate` and `requeue`: they differ in what becomes of what was running."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from pycr import image, step
+from pycr import batch, image, step
 from pycr.cli import count, size, step_id, verb_parser
 from pycr.cli.progress import Line
+from pycr.errors import UsageError
+from pycr.slurm import BATCH
 
 
 def seconds(text: str) -> int:
@@ -23,7 +26,7 @@ def seconds(text: str) -> int:
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
-    parser.add_argument("step", metavar="JOB[.STEP]")
+    parser.add_argument("step", metavar="JOB" if verb == "requeue" else "JOB[.STEP]")
     parser.add_argument("--image-dir", metavar="DIR", help="write the checkpoint to DIR/JOB.STEP")
     parser.add_argument(
         "--max-wait",
@@ -40,16 +43,25 @@ def run(verb: str, argv: list[str]) -> int:
         )
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     arguments = parser.parse_args(argv)
-    job, steps = step.find(*step_id(arguments.step))
+    job_id, wanted = step_id(arguments.step)
+    requeue = verb == "requeue"
+    if requeue and wanted not in (None, BATCH):
+        raise UsageError(f"{arguments.step}: only a job can be requeued, not a step")
     options = step.Options(
-        vacate=verb == "vacate",
+        vacate=verb != "create",
         image_dir=arguments.image_dir,
         max_wait=arguments.max_wait,
         independent=verb == "create" and arguments.independent,
     )
+    name = f"job {job_id}" if wanted in (None, BATCH) else f"step {arguments.step}"
+    job = step.find_job(job_id, name)
     line = Line()
     try:
-        made = step.checkpoint(job, steps, options, line, warn)
+        if requeue or wanted == BATCH or (wanted is None and job.is_batch):
+            made = batch.checkpoint(job, options, requeue, line, warn)
+        else:
+            steps = step.find(job, wanted)
+            made = step.checkpoint(job, steps, options, line, warn)
     finally:
         line.close()
     report(made, arguments.json)
@@ -66,19 +78,24 @@ def report(made: list[Path], as_json: bool) -> None:
     rows = []
     for path in made:
         manifest = image.load(path)
-        rows.append(
-            {
-                "step": image.step_name(manifest.job_id, manifest.step_id),
-                "path": str(path),
-                "tasks": len(manifest.tasks),
-                "size": manifest.size,
-                "frozen": manifest.frozen,
-            }
-        )
+        inside = [image.load(each) for each in image.parts(path)]
+        every = [manifest, *inside]
+        row: dict[str, Any] = {
+            "step": image.step_name(manifest.job_id, manifest.step_id),
+            "path": str(path),
+            "tasks": sum(len(each.tasks) for each in (inside if manifest.batch else every)),
+            "size": sum(each.size for each in every),
+            "frozen": max(each.frozen for each in every),
+        }
+        if manifest.batch:
+            row["steps"] = manifest.batch["steps"]
+        rows.append(row)
         if not as_json:
-            print(
-                f"{path}: {count(len(manifest.tasks), 'task')}, {size(manifest.size)},"
-                f" frozen {manifest.frozen:.2f} s"
-            )
+            what = count(row["tasks"], "task")
+            if manifest.batch:
+                what = f"script and {count(len(inside), 'step')}" + (
+                    f" of {what}" if inside else ""
+                )
+            print(f"{path}: {what}, {size(row['size'])}, frozen {row['frozen']:.2f} s")
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -29,15 +29,17 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
 
 
 def target(word: str, option: str | None) -> Path:
-    """Return the path that a word means: JOB.STEP in an image directory, or else a directory.
+    """Return the path that a word means: JOB, JOB.STEP in an image directory, or else a directory.
 
     Raises ImageError.
     """
-    if "/" in word or not re.fullmatch(r"[0-9]+\.[0-9]+", word):
+    match = re.fullmatch(r"([0-9]{1,10})(\.(?:[0-9]{1,10}|batch))?", word)
+    if match is None:
         path = Path(word).absolute()
         if not os.path.isdir(path):
-            raise ImageError(f"{word}: no such directory, and not JOB.STEP")
+            raise ImageError(f"{word}: no such directory, and neither JOB nor JOB.STEP")
         return path
+    word = match.group(1) + (match.group(2) or ".batch")
     places = image_dirs(option, int(word.split(".")[0]))
     for place in places:
         if os.path.isdir(place / word):

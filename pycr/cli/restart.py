@@ -1,46 +1,114 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pycr restart`: becomes an srun with --restart-dir, which asks for what the old step had."""
+"""`pycr restart`: becomes an srun with --restart-dir, or an sbatch with it for a batch job."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
+import pwd
 import shlex
 from pathlib import Path
 
-from pycr import image, meeting
+from pycr import image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError, UsageError
 from pycr.manifest import Manifest
-from pycr.slurm import Geometry, commands, geometry_from
+from pycr.slurm import Geometry, commands, geometry_from, names_memory, names_nodes
 
-OWN = ("-h", "--help", "--image-dir", "--dry-run")
+OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id")
 
 
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; returns only with --dry-run."""
-    parser = verb_parser(verb, epilog="What follows the checkpoint is given to srun, and wins.")
-    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB.STEP in DIR")
-    parser.add_argument("--dry-run", action="store_true", help="only print the srun command")
-    parser.add_argument("checkpoint", metavar="DIR|JOB.STEP")
-    parser.add_argument("srun", nargs=argparse.REMAINDER, metavar="srun options")
+    parser = verb_parser(
+        verb, epilog="What follows the checkpoint is given to sbatch or srun, and wins."
+    )
+    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB[.STEP] in DIR")
+    parser.add_argument("--dry-run", action="store_true", help="only print the command")
+    parser.add_argument("--stick", action="store_true", help="on the nodes it was on")
+    parser.add_argument(
+        "--job-id", action="store_true", help="a batch job under its old id (for root)"
+    )
+    parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
+    parser.add_argument("more", nargs=argparse.REMAINDER, metavar="sbatch or srun options")
     if argv and argv[0].startswith("-") and argv[0].split("=")[0] not in OWN:
-        raise UsageError(f"{argv[0]}: srun's options go behind the checkpoint")
+        raise UsageError(f"{argv[0]}: options of sbatch and srun go behind the checkpoint")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
+    owner = become_owner(generation)
     meeting.sweep(generation)
     manifest = check(generation)
     try:
         wanted = geometry_from(manifest.geometry)
     except ValueError as error:
         raise ImageError(f"{generation / image.MANIFEST}: damaged: geometry: {error}") from error
-    command = srun(generation, manifest, wanted, arguments.srun, "SLURM_JOB_ID" in os.environ)
+    more = list(arguments.more)
+    if arguments.stick:
+        nodes = manifest.batch["nodelist"] if manifest.batch else ",".join(sorted(manifest.hosts))
+        more = [f"--nodelist={nodes}", f"--nodes={wanted.nodes}", *more]
+    if manifest.batch:
+        return restart_job(generation, manifest, wanted, more, owner, arguments)
+    if arguments.job_id:
+        raise UsageError("--job-id: only a batch job is restarted under its old id")
+    if owner is not None:
+        raise UsageError("a step is restarted by its owner, not by root")
+    command = srun(generation, manifest, wanted, more, "SLURM_JOB_ID" in os.environ)
     if not arguments.dry_run:
         os.environ.pop("SLURM_RESTART_DIR", None)
         os.execv(commands.program("srun"), command)
     print(shlex.join(command))
+    return 0
+
+
+def become_owner(generation: Path) -> pwd.struct_passwd | None:
+    """As root, go on as the owner of a checkpoint; return who that is, None where not root.
+
+    What is read is the user's, and so is who reads it. Raises AccessDenied.
+    """
+    if os.getuid() != 0:
+        return None
+    uid = os.stat(generation).st_uid
+    if uid == 0:
+        return None
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError as error:
+        raise AccessDenied(f"{generation}: its owner, uid {uid}, is not known here") from error
+    os.initgroups(entry.pw_name, entry.pw_gid)
+    os.setegid(entry.pw_gid)
+    os.seteuid(uid)
+    return entry
+
+
+def restart_job(
+    generation: Path,
+    manifest: Manifest,
+    wanted: Geometry,
+    more: list[str],
+    owner: pwd.struct_passwd | None,
+    arguments: argparse.Namespace,
+) -> int:
+    """Submit a batch job that goes on from its checkpoint; returns only with --dry-run."""
+    for name in manifest.batch["steps"]:
+        check(generation / name)
+    if arguments.job_id:
+        if os.getuid() != 0:
+            raise AccessDenied("--job-id: only root may choose a job's id")
+        more = [f"--jobid={manifest.job_id}", *more]
+    if owner is not None:
+        more = [f"--uid={owner.pw_name}", f"--gid={owner.pw_gid}", *more]
+    resubmit.refuse_running(manifest)
+    command = resubmit.sbatch(generation, manifest, wanted, more)
+    if arguments.dry_run:
+        print(shlex.join(command))
+        return 0
+    script = resubmit.stand_in(generation)
+    if owner is not None:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups([0])
+    resubmit.submit(command, script)
     return 0
 
 
@@ -51,8 +119,8 @@ def check(generation: Path) -> Manifest:
     Raises ImageError, AccessDenied.
     """
     manifest = image.load(generation)
-    if manifest.uid != os.getuid():
-        raise AccessDenied(f"{generation}: it is a checkpoint of {manifest.user}'s step, not yours")
+    if manifest.uid != os.geteuid():
+        raise AccessDenied(f"{generation}: it is a checkpoint of {manifest.user}'s, not yours")
     for task in manifest.tasks:
         os.close(image.check_task(generation, task))
     return manifest
@@ -83,13 +151,3 @@ def srun(
     # srun wants a command, and this one fails where the plugin is not: the task's own program
     # would start from the beginning there, and could overwrite what it had written.
     return [*command, *more, *meeting.without_plugin(generation)]
-
-
-def names_memory(options: list[str]) -> bool:
-    """Tell whether srun options say how much memory: srun takes only one of its ways to."""
-    return any(re.match(r"--mem(-per-(cpu|gpu))?(=|$)", word) for word in options)
-
-
-def names_nodes(options: list[str]) -> bool:
-    """Tell whether srun options say how many nodes, or which."""
-    return any(re.match(r"-[NwF]|--(nodes|nodelist|nodefile)\b", word) for word in options)

@@ -129,6 +129,46 @@ def comm(pid: int) -> str:
         return ""
 
 
+def executed(pid: int) -> bool:
+    """Tell whether a task has executed its program: before, it is slurmstepd, which hides it."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
+        return comm(pid) not in ("slurmstepd", "(slurmstepd)")
+    except OSError:
+        return False
+    return True
+
+
+def age(pid: int) -> float:
+    """Return the seconds since a process was made. Raises OSError."""
+    with open(f"/proc/{pid}/stat", errors="replace") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    with open("/proc/uptime") as file:
+        return float(file.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def offset(pid: int, path: str) -> int:
+    """Return how far a process has read the file that it has open, -1 where it has not."""
+    with suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                    text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+                    return int(text.split("\n", 1)[0].split()[1])
+    return -1
+
+
+def own_pid(pid: int) -> int:
+    """Return the id by which a process knows itself, in its innermost namespace. Raises OSError."""
+    with open(f"/proc/{pid}/status", errors="replace") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "NSpid":
+                return int(value.split()[-1])
+    return pid
+
+
 def cmdline(pid: int) -> list[str]:
     """Return a process's arguments; none for a zombie or where it has ended."""
     try:

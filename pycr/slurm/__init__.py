@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
+BATCH = 0xFFFFFFFB  # SLURM_BATCH_SCRIPT
 MAX_STEP = 0xFFFFFFF0  # SLURM_MAX_NORMAL_STEP_ID: above are batch, extern, interactive
 
 
@@ -28,6 +30,9 @@ class Geometry(NamedTuple):
     qos: str = ""
     time_limit: str = ""
     name: str = ""
+    features: str = ""
+    gres: str = ""
+    reservation: str = ""
 
 
 class Job(NamedTuple):
@@ -42,6 +47,11 @@ class Job(NamedTuple):
     @property
     def pending(self) -> bool:
         return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD")
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it runs a batch script."""
+        return self.fields.get("BatchFlag") not in (None, "0")
 
     @property
     def running(self) -> bool:
@@ -61,32 +71,56 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.job_id}.{self.step_id}"
+        """The step as Slurm's commands name it."""
+        return f"{self.job_id}.{'batch' if self.step_id == BATCH else self.step_id}"
 
 
 Layout = dict[str, list[int]]  # node -> global task ids
 
 
+def _known(fields: dict[str, str], name: str) -> str:
+    value = fields.get(name, "")
+    return "" if value in ("(null)", "N/A", "0") else value
+
+
 def geometry(job: Job, step: Step) -> Geometry:
     """Return what a step was given, from what Slurm says of it and its job."""
-
-    def known(name: str, fields: dict[str, str] = job.fields) -> str:
-        value = fields.get(name, "")
-        return "" if value in ("(null)", "N/A", "0") else value
-
     cpus = step.fields.get("CPUs", "0")
-    return Geometry(
+    return job_geometry(job)._replace(
         tasks=step.tasks,
         nodes=step.nodes,
         cpus_per_task=int(cpus) // step.tasks if cpus.isdigit() and step.tasks else 0,
-        mem_per_cpu=known("MinMemoryCPU"),
-        mem_per_node=known("MinMemoryNode"),
-        partition=known("Partition"),
-        account=known("Account"),
-        qos=known("QOS"),
-        time_limit=known("TimeLimit"),
-        name=known("Name", step.fields),
+        name=_known(step.fields, "Name"),
     )
+
+
+def job_geometry(job: Job) -> Geometry:
+    """Return what a job was given, from what Slurm says of it."""
+
+    def number(name: str) -> int:
+        value = _known(job.fields, name).split("-")[0]
+        return int(value) if value.isdigit() else 0
+
+    return Geometry(
+        tasks=number("NumTasks") or 1,
+        nodes=number("NumNodes") or 1,
+        cpus_per_task=number("CPUs/Task"),
+        mem_per_cpu=_known(job.fields, "MinMemoryCPU"),
+        mem_per_node=_known(job.fields, "MinMemoryNode"),
+        partition=_known(job.fields, "Partition"),
+        account=_known(job.fields, "Account"),
+        qos=_known(job.fields, "QOS"),
+        time_limit=_known(job.fields, "TimeLimit"),
+        name=_known(job.fields, "JobName"),
+        features=_known(job.fields, "Features"),
+        gres=_known(job.fields, "TresPerNode"),
+        reservation=_known(job.fields, "Reservation"),
+    )
+
+
+def batch_step(job: Job) -> Step:
+    """Return a job's batch script as the step that it is to Slurm: one task on the first node."""
+    return Step(job.job_id, BATCH, job.uid, "RUNNING", 1, 1, {"Name": "batch"})
 
 
 def geometry_from(value: dict[str, Any]) -> Geometry:
@@ -99,3 +133,13 @@ def geometry_from(value: dict[str, Any]) -> Geometry:
     if not all(isinstance(number, int) and 0 <= number < 1 << 31 for number in numbers):
         raise ValueError("a number in it is none")
     return made
+
+
+def names_memory(options: list[str]) -> bool:
+    """Tell whether srun or sbatch options say how much memory: only one of its ways is taken."""
+    return any(re.match(r"--mem(-per-(cpu|gpu))?(=|$)", word) for word in options)
+
+
+def names_nodes(options: list[str]) -> bool:
+    """Tell whether srun or sbatch options say how many nodes, or which."""
+    return any(re.match(r"-[NwF]|--(nodes|nodelist|nodefile)\b", word) for word in options)

@@ -18,7 +18,7 @@ from pycr.errors import (
     NotSupported,
     SlurmError,
 )
-from pycr.slurm import MAX_STEP, Job, Layout, Step
+from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step
 
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
 _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
@@ -156,12 +156,14 @@ def pids(job_id: int, step_id: int) -> tuple[dict[int, int], set[int]]:
 
     Raises SlurmError.
     """
-    text = run("scontrol", "listpids", f"{job_id}.{step_id}")
+    # The batch script has no name that listpids takes: it is among all of the job.
+    batch = step_id == BATCH
+    text = run("scontrol", "listpids", str(job_id) if batch else f"{job_id}.{step_id}")
     leaders: dict[int, int] = {}
     every: set[int] = set()
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 5 and words[0].isdigit():
+        if len(words) == 5 and words[0].isdigit() and (not batch or words[2] == "batch"):
             every.add(int(words[0]))
             if words[4].isdigit():
                 leaders[int(words[4])] = int(words[0])
@@ -186,3 +188,13 @@ def version() -> str:
 def kill_step(job_id: int, step_id: int) -> None:
     """End a step at once. Raises SlurmError."""
     run("scancel", "--signal=KILL", f"{job_id}.{step_id}")
+
+
+def cancel(job_id: int) -> None:
+    """End a job at once. Raises SlurmError."""
+    run("scancel", str(job_id))
+
+
+def requeue(job_id: int) -> None:
+    """Put a running job back into the queue, under the same id. Raises SlurmError."""
+    run("scontrol", "requeue", str(job_id))

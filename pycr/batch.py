@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checkpoint a batch job: its script, and the steps that srun_cr processes of it wait for.
+
+The script is one more tree beside the steps' tasks (step.py), dumped by a helper on its node, into
+one generation with them, which becomes visible by one rename. What is its own is the order:
+
+    ask     every srun_cr of the script which step it waits for; it then does nothing else
+    freeze  the tasks of those steps; hold their output; then the script, with its srun_cr
+    ...     as for a step
+    release (vacate) the tasks, then what their sruns still say is collected, then the script
+
+A script does not stand still before it is frozen. Where a step has ended or begun meanwhile, all
+goes on and it is asked again, until --max-wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pycr import config, image, step
+from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
+from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
+from pycr.step import Checkpoint, Options, Progress
+
+AGAIN = 0.1  # seconds between attempts
+
+
+def check(job: Job, requeue: bool) -> None:
+    """Refuse a job whose batch script cannot be checkpointed, as far as Slurm can say.
+
+    Raises NotSupported, SlurmError.
+    """
+    name = f"job {job.job_id}"
+    if not job.is_batch:
+        raise NotSupported(
+            f"{name}: it runs no batch script (salloc or srun made it), and a shell at a terminal"
+            f" cannot be checkpointed: name a step, for example {job.job_id}.0"
+        )
+    if "ArrayJobId" in job.fields:
+        raise NotSupported(f"{name}: scripts of job arrays cannot be checkpointed yet, only steps")
+    if "HetJobId" in job.fields:
+        raise NotSupported(f"{name}: heterogeneous jobs cannot be checkpointed yet")
+    if requeue and job.fields.get("Requeue") == "0":
+        raise SlurmError(
+            f"{name}: it may not be requeued: scontrol update jobid={job.job_id} requeue=1"
+        )
+
+
+class Script(Checkpoint):
+    """The batch script's part, and the whole's generation."""
+
+    def __init__(
+        self, job: Job, site: config.Site, options: Options, requeue: bool, progress: Progress
+    ) -> None:
+        self.requeue = requeue
+        self.steps: list[Checkpoint] = []
+        super().__init__(job, batch_step(job), site, options, progress)
+
+    def _layout(self) -> Layout:
+        return {self.job.fields["BatchHost"]: [0]}
+
+    def _geometry(self) -> Geometry:
+        return job_geometry(self.job)
+
+    def ask(self) -> None:
+        """Ask the script's processes; step_names() then has what they wait for."""
+        left = self.deadline - time.monotonic()
+        self.helpers.forget("asked", "frozen")
+        self.helpers.tell(do="ask", patience=max(0.0, left - 1))
+        self._count("asked", "waiting until the script is ready for it")
+
+    def step_names(self) -> list[str]:
+        """Return the steps that the script's srun_cr processes wait for."""
+        return sorted(set(self.helpers.events("asked")[0]["steps"]))
+
+    def freeze(self) -> None:
+        """Hold the output of the script's sruns, and have the script stand still."""
+        assert self.writer is not None
+        self.helpers.tell(
+            do="dump",
+            dir=str(self.writer.path.resolve()),
+            keep=not self.options.vacate,
+            hold=True,
+            timeout=self.options.max_wait,
+            outputs=self.requeue,
+        )
+        self._count("frozen", "freezing the script")
+
+    def commit(self) -> Path:
+        """Make the whole generation visible; what ends the helper now ends the script too."""
+        made = super().commit()
+        if self.requeue:
+            home = config.image_dir(None, self.wish, self.site, self.job.job_id, variable=False)
+            image.write_requeue(home, self.job.job_id, made)
+        if self.options.vacate:
+            self.helpers.tell(do="committed")
+        return made
+
+    def release(self) -> None:
+        """Let the script go: on, or to its job's end, or back to the queue."""
+        if not self.options.vacate:
+            super().release()
+            return
+        self.ended = True
+        self.helpers.tell(do="collect", dir=str(self.committed))
+        try:
+            self._count("collected", "collecting output")
+        except PycrError as error:
+            self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
+        try:
+            (commands.requeue if self.requeue else commands.cancel)(self.job.job_id)
+        finally:
+            self.helpers.tell(do="release")
+        with suppress(PycrError):
+            self._count("released", "ending the script")
+        self._await_end()
+
+    def _await_end(self) -> None:
+        give_up = time.monotonic() + step.END_WAIT
+        delay = 0.05
+        while commands.job(self.job.job_id).state in ("RUNNING", "COMPLETING"):
+            if time.monotonic() > give_up:
+                raise TimedOut(
+                    f"job {self.job.job_id}: checkpointed, but it has not ended after"
+                    f" {step.END_WAIT} s: look at it with scontrol show job {self.job.job_id}"
+                )
+            time.sleep(delay)
+            delay = min(delay * 2, 1.0)
+
+    def _batch(self) -> dict[str, Any]:
+        facts = next(iter(self.helpers.ready.values()))["tasks"]["0"]
+        fields = self.job.fields
+        return {
+            "script": facts["script"],
+            "offset": self.helpers.events("frozen")[0]["offset"],
+            "work_dir": fields.get("WorkDir", "/"),
+            "nodelist": fields.get("NodeList", ""),
+            "steps": [each.step.name for each in self.steps],
+        }
+
+
+def checkpoint(
+    job: Job,
+    options: Options,
+    requeue: bool,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> list[Path]:
+    """Checkpoint a batch job whole; return its one generation.
+
+    requeue: put it back into the queue in place of ending it. progress, warn: as for step.py.
+
+    Raises PycrError; then everything runs on, and no new generation exists.
+    """
+    check(job, requeue)
+    script = Script(job, config.site(), options, requeue, progress)
+    try:
+        script.prepare()
+        while not freeze_all(script):
+            time.sleep(AGAIN)
+        step.run_phases([*script.steps, script], step.last_phases(options))
+    except BaseException as error:
+        step.undo([*script.steps, script], error)
+        raise
+    return step.conclude([*script.steps, script], warn)[-1:]
+
+
+def freeze_all(script: Script) -> bool:
+    """Have the steps' tasks, then the script, stand still; tell whether they do.
+
+    Raises PycrError where it is no use to try again, or no time is left to.
+    """
+    script.ask()
+    try:
+        for each in running(script, script.step_names()):
+            script.steps.append(
+                Checkpoint(
+                    script.job, each, script.site, script.options, script.progress, inside=script
+                )
+            )
+        step.run_phases(script.steps, ["prepare", "ask", "freeze"])
+        script.freeze()
+    except (AlreadyDone, Later) as error:
+        if time.monotonic() > script.deadline:
+            raise TimedOut(
+                f"job {script.job.job_id}: given up after --max-wait: {error}"
+            ) from error
+        for each_begun in script.steps:
+            with suppress(PycrError):
+                each_begun.give_up()
+        script.steps.clear()
+        return False
+    return True
+
+
+def running(script: Script, names: list[str]) -> list[Step]:
+    """Return the named steps. Raises AlreadyDone where one has just ended."""
+    if not names:
+        return []
+    found = {each.name: each for each in commands.steps(script.job)}
+    for name in names:
+        if name not in found:
+            raise AlreadyDone(f"step {name}: it has just ended")
+    return [found[name] for name in names]

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process beside srun, in a job: srun's parent, its output's way, and the socket it reports to.
+
+    batch script ---- srun_cr                        (dumped and restored with the script)
+         .  stdout      |  ^ step, ended: mailbox
+         .              v  | pause, resume: pipe
+         ............ monitor ---- srun              (outside: never dumped, made anew)
+           output       | listens on SLURM_SRUN_CR_SOCKET
+
+srun holds connections that no checkpoint can have, so it must not be in the script's process tree;
+and what tasks have written may still be on its way through srun when the script is dumped. So
+srun's output passes through here. While a checkpoint is under way nothing more of it reaches the
+script; what has come by then and has not been delivered is kept with the checkpoint, in a file of
+image.late_name(), and a restored srun_cr delivers it before it starts srun again.
+
+srun_cr forks this (srun_cr_job.py) and hears of it by its mailbox; the helper that dumps the script
+asks it, by a mailbox of its own, to hold, to go on, or to collect all until srun's end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import stat
+import time
+from typing import Any, NoReturn
+
+from pycr.mailbox import Mailbox, Silence
+from pycr.srun_socket import MAX_CONNECTIONS, Connection, Listener
+
+COMM = "pycr-monitor"  # its name, by which ask.py and node.py know it (15 bytes at most)
+ROLE = "monitor"
+ROOM = 1 << 16  # bytes read ahead of what is delivered
+ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
+LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
+OWN_WORDS = re.compile(rb"^(?:srun|slurmstepd[^:]*): .*\n?", re.M)
+
+
+class Stream:
+    """srun's standard output or error: the pipe it writes to, and where that goes."""
+
+    def __init__(self, target: int, pipe: int) -> None:
+        self.target, self.pipe = target, pipe
+        self.buffer = bytearray()
+        self.is_pipe = not stat.S_ISREG(os.fstat(target).st_mode)
+        self.moved = time.monotonic()
+
+    def read(self, limit: int) -> None:
+        """Take what is there."""
+        try:
+            data = os.read(self.pipe, limit)
+        except BlockingIOError:
+            return
+        self.moved = time.monotonic()
+        self.buffer += data
+        if not data:
+            os.close(self.pipe)
+            self.pipe = -1
+
+    def write(self) -> None:
+        """Deliver some; where nobody reads any more, let srun know in its turn."""
+        try:
+            done = os.write(self.target, self.buffer[:ATOMIC] if self.is_pipe else self.buffer)
+            del self.buffer[:done]
+            self.moved = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.buffer.clear()
+            if self.pipe >= 0:
+                os.close(self.pipe)
+                self.pipe = -1
+
+
+class Monitor:
+    """srun and what it says, on its way."""
+
+    def __init__(self, owner: Mailbox, control: int, listener: Listener) -> None:
+        """owner: srun_cr's mailbox; control: what srun_cr says to this process, a byte each."""
+        self.owner, self.control, self.listener = owner, control, listener
+        self.mailbox = Mailbox(ROLE)
+        self.silence = Silence(self.mailbox)
+        self.streams: list[Stream] = []
+        self.connections: dict[int, Connection] = {}
+        self.srun = 0
+        self.srun_ended = 0.0
+        self.status: int | None = None
+        self.frames = 0
+        self.pausing = self.paused = self.held = self.collecting = False
+        self.draining: dict[str, Any] | None = None
+        self.question: dict[str, Any] = {}
+
+    def add(self, target: int, pipe: int) -> None:
+        """Take on one of srun's streams."""
+        os.set_blocking(pipe, False)
+        self.streams.append(Stream(target, pipe))
+
+    def descriptors(self) -> set[int]:
+        """Return what this process needs beside srun's streams."""
+        own = {self.control, self.listener.socket.fileno(), self.owner.post_descriptor()}
+        return own | self.mailbox.descriptors()
+
+    def run(self) -> NoReturn:
+        """Serve until srun has ended and all it said is delivered; never returns."""
+        self.owner.post(do="started", srun=self.srun)
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        while True:
+            self.reap()
+            if self.done():
+                break
+            poll = select.poll()
+            poll.register(wake_read, select.POLLIN)
+            poll.register(self.mailbox.request, select.POLLIN)
+            poll.register(self.listener.socket.fileno(), select.POLLIN)
+            for descriptor in self.connections:
+                poll.register(descriptor, select.POLLIN)
+            if self.control >= 0:
+                poll.register(self.control, select.POLLIN)
+            self.register(poll)
+            ready = {descriptor for descriptor, _ in poll.poll(self.timeout())}
+            if not ready and self.held and self.silence.over():
+                self.go_on()
+            if wake_read in ready:
+                os.read(wake_read, 4096)
+            if self.listener.socket.fileno() in ready:
+                self.accept()
+            for descriptor in ready & set(self.connections):
+                self.hear(descriptor)
+            if self.control in ready:
+                self.command()
+            if self.mailbox.request in ready:
+                self.silence.heard()
+                for message in self.mailbox.read():
+                    self.obey(message)
+            self.relay(ready)
+            self.drop_slow()
+            self.check_drained()
+        self.finish()
+
+    def register(self, poll: select.poll) -> None:
+        """Have poll watch what may be read or written now."""
+        for stream in self.streams:
+            if stream.pipe >= 0 and self.may_read(stream):
+                poll.register(stream.pipe, select.POLLIN)
+            if stream.buffer and not self.held:
+                poll.register(stream.target, select.POLLOUT)
+
+    def may_read(self, stream: Stream) -> bool:
+        return self.collecting or (not self.held and len(stream.buffer) < ROOM)
+
+    def relay(self, ready: set[int]) -> None:
+        """Move what can be moved."""
+        for stream in self.streams:
+            if stream.pipe in ready and self.may_read(stream):
+                stream.read(ROOM)
+            if stream.target in ready and stream.buffer and not self.held:
+                stream.write()
+
+    def timeout(self) -> int | None:
+        """Return the milliseconds until something is due, None where nothing is."""
+        if self.draining is not None or self.srun_ended:
+            return 10
+        if self.held or self.connections:
+            return 1000
+        return None
+
+    def reap(self) -> None:
+        """Take srun's status when it has ended; see whether it stands still when asked to pause."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid != self.srun:
+                continue
+            if os.WIFSTOPPED(status):
+                self.stopped()
+            else:
+                self.status, self.srun_ended = status, time.monotonic()
+
+    def done(self) -> bool:
+        """Tell whether srun has ended and everything it said was delivered, or collected."""
+        if self.status is None:
+            return False
+        late = time.monotonic() - self.srun_ended > LINGER
+        if any(stream.pipe >= 0 for stream in self.streams) and not late:
+            return False
+        if self.held:
+            return self.collecting
+        return all(not stream.buffer for stream in self.streams)
+
+    def finish(self) -> NoReturn:
+        """Report the end, to who waits for it."""
+        self.listener.remove()
+        if self.collecting:
+            self.keep(without_own_words=True)
+            self.mailbox.answer(self.question, "collected")
+        else:
+            self.owner.post(do="ended", status=self.status)
+        os._exit(0)
+
+    def accept(self) -> None:
+        """Take a connection, if it is this user's."""
+        try:
+            descriptor, uid = self.listener.accept()
+        except OSError:
+            return
+        if uid != os.geteuid() or len(self.connections) >= MAX_CONNECTIONS:
+            os.close(descriptor)
+            return
+        self.connections[descriptor] = Connection(descriptor)
+
+    def hear(self, descriptor: int) -> None:
+        """Take in what a connection sends: the step's frame, once or twice."""
+        connection = self.connections[descriptor]
+        try:
+            frame = connection.read()
+            if frame is None and connection.data:
+                return
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            frame = None
+        del self.connections[descriptor]
+        os.close(descriptor)
+        if frame is not None:
+            self.frames += 1
+            if self.frames == 1:
+                self.owner.post(do="step", job=frame[0], step=frame[1])
+
+    def drop_slow(self) -> None:
+        """Drop what has not sent its frame in time."""
+        now = time.monotonic()
+        for descriptor in [fd for fd, each in self.connections.items() if each.deadline < now]:
+            del self.connections[descriptor]
+            os.close(descriptor)
+
+    def command(self) -> None:
+        """Do what srun_cr says: hold srun back before its launch, or let it go on."""
+        data = os.read(self.control, 256)
+        for byte in data:
+            if byte == ord("p") and self.status is None:
+                self.pausing = True
+                os.kill(self.srun, signal.SIGSTOP)
+            elif byte == ord("r"):
+                self.resume()
+        if not data:  # srun_cr is gone: srun must not stand still for ever
+            self.resume()
+            os.close(self.control)
+            self.control = -1
+
+    def stopped(self) -> None:
+        """srun stands still: it is held back if it had not told of its step."""
+        if not self.pausing:
+            return
+        self.pausing, self.paused = False, True
+        self.accept()
+        for descriptor in list(self.connections):
+            self.hear(descriptor)
+        if self.frames or self.connections:
+            self.resume()  # its step is launched, or just being so
+        else:
+            self.owner.post(do="paused")
+
+    def resume(self) -> None:
+        """Let srun go on."""
+        if self.pausing or self.paused:
+            self.pausing = self.paused = False
+            if self.status is None:
+                os.kill(self.srun, signal.SIGCONT)
+
+    def obey(self, message: dict[str, Any]) -> None:
+        """Do what the helper that dumps the script asks."""
+        do = message.get("do")
+        if do == "hold":
+            self.draining = {**message, "give_up": time.monotonic() + float(message["most"])}
+            for stream in self.streams:
+                stream.moved = time.monotonic()
+        elif do == "collect":
+            self.question, self.collecting, self.held = message, True, True
+        elif do == "go on":
+            self.go_on()
+
+    def check_drained(self) -> None:
+        """Hold when srun has been quiet for long enough, or has been given enough time."""
+        wish, now = self.draining, time.monotonic()
+        if wish is None:
+            return
+        quiet = all(
+            not stream.buffer and now - stream.moved >= float(wish["quiet"])
+            for stream in self.streams
+        )
+        if quiet or now >= wish["give_up"]:
+            self.draining, self.question, self.held = None, wish, True
+            self.keep()
+            self.mailbox.answer(wish, "held")
+
+    def go_on(self) -> None:
+        self.held = self.collecting = False
+        self.draining = None
+
+    def keep(self, without_own_words: bool = False) -> None:
+        """Write down what was not delivered, for srun_cr's restored copy.
+
+        without_own_words: leave out what srun says of tasks that the checkpoint itself has ended.
+        """
+        from pycr import image
+
+        kept = {}
+        for stream in self.streams:
+            data = bytes(stream.buffer)
+            if without_own_words:
+                data = OWN_WORDS.sub(b"", data)
+            if data:
+                kept[stream.target] = data
+        image.write_late(self.question["dir"], int(self.question["owner"]), kept)

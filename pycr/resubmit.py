@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Submit a new job for a batch script's checkpoint: what sbatch is asked for, and what it is given.
+
+The plugin restores the script in place of the one that is submitted (spank_cr/batch.pxi). That one
+has the old script's #SBATCH lines, for the options that the manifest does not know, and then only a
+complaint: where the plugin is not, the old script would begin anew and overwrite what it had made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pycr import image
+from pycr.errors import Busy, ImageError, NoSuchJob, RestoreFailed
+from pycr.manifest import Manifest
+from pycr.slurm import Geometry, commands, names_memory, names_nodes
+
+COMPLAINT = f"""
+echo "pycr: couldn't restart: the batch script on $SLURMD_NODENAME: the spank_cr plugin is not" \\
+    "enabled there (plugstack.conf)" >&2
+exit {RestoreFailed.exit_status}
+"""
+
+
+def stand_in(generation: Path) -> str:
+    """Return the text of the script to submit. Raises ImageError."""
+    path = generation / image.task_name(0) / image.SCRIPT
+    try:
+        text = path.read_text(errors="surrogateescape")
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    lines = ["#!/bin/sh"]
+    for line in text.splitlines():
+        # As sbatch reads them: up to the first line that is a command (sbatch(1)).
+        if line.strip() and not line.startswith("#"):
+            break
+        if line.startswith("#SBATCH"):
+            lines.append(line)
+    return "\n".join(lines) + "\n" + COMPLAINT
+
+
+def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[str]) -> list[str]:
+    """Return the sbatch command. more: the user's own options, which win."""
+    command = ["sbatch", f"--restart-dir={generation}", "--open-mode=append"]
+    streams = {stream["fd"]: stream for stream in manifest.tasks[0].streams}
+    for fd, option in ((1, "output"), (2, "error")):
+        if streams[fd]["kind"] in ("file", "null"):
+            # In a file's name sbatch would take %j and the like for its own.
+            command.append(f"--{option}={streams[fd]['name'].replace('%', '%%')}")
+    if not names_nodes(more):
+        command.append(f"--nodes={wanted.nodes}")
+    for option, value in (
+        ("ntasks", str(wanted.tasks)),
+        ("cpus-per-task", str(wanted.cpus_per_task or "")),
+        ("mem-per-cpu", "" if names_memory(more) else wanted.mem_per_cpu),
+        ("mem", "" if names_memory(more) else wanted.mem_per_node),
+        ("partition", wanted.partition),
+        ("account", wanted.account),
+        ("qos", wanted.qos),
+        ("time", wanted.time_limit),
+        ("constraint", wanted.features),
+        ("gres", re.sub(r"gres[:/]", "", wanted.gres)),
+        ("reservation", wanted.reservation),
+        ("job-name", wanted.name),
+        ("chdir", manifest.batch["work_dir"]),
+    ):
+        if value:
+            command.append(f"--{option}={value}")
+    # What the script waited for before its first start (#SBATCH --dependency) is over.
+    return [*command, "--dependency=", *more]
+
+
+def refuse_running(manifest: Manifest) -> None:
+    """Refuse to start what still runs, or will by itself: both would write the same files.
+
+    Raises Busy.
+    """
+    try:
+        job = commands.job(manifest.job_id)
+    except NoSuchJob:
+        return
+    same = job.uid == manifest.uid and job.fields.get("JobName") == manifest.geometry.get("name")
+    if same and (job.pending or job.state in ("RUNNING", "SUSPENDED")):
+        raise Busy(
+            f"job {manifest.job_id} is still there ({job.state}), and would write the same files:"
+            f" end it first (pycr vacate {manifest.job_id}, or scancel {manifest.job_id})"
+        )
+
+
+def submit(command: list[str], script: str) -> None:
+    """Become sbatch, with the script as its input. Raises SlurmError."""
+    text = os.memfd_create(image.SCRIPT)
+    with os.fdopen(os.dup(text), "w", errors="surrogateescape") as file:
+        file.write(script)
+    os.lseek(text, 0, os.SEEK_SET)
+    os.dup2(text, 0)
+    os.execve(commands.program("sbatch"), command, commands.environment())

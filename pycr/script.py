@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dump helper of a batch script: beside what node.py does for tasks, what only a script has.
+
+    slurmstepd -- the script's tree: bash, srun_cr, tee, ...     dumped
+    (orphans)     pycr-monitor -- srun                           held: their output waits
+
+It refuses a plain srun, has each srun_cr say which step it waits for, holds the output of their
+sruns (monitor.py), and keeps with the image the script's file, which Slurm deletes with the job.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from pycr import ask, image, monitor, protocol, task
+from pycr.ask import Asked, Process
+from pycr.engine import proc
+from pycr.errors import DirectoryError, Later, PycrError, TaskError
+from pycr.node import Helper
+from pycr.protocol import Object
+from pycr.slurm import commands
+
+QUIET = 0.05  # seconds without output after which none is on its way any more
+DRAIN = 2.0  # seconds to wait for that
+COLLECT = 60.0  # seconds that a vacated step's srun may take to end
+HOLD = 10.0  # seconds that monitors may take to answer
+YOUNG = 2.0  # seconds in which an srun may become srun_cr, if it was started with --cr
+
+
+class ScriptHelper(Helper):
+    """The helper for the one task that is a batch script."""
+
+    def __init__(self, argv: list[str]) -> None:
+        super().__init__(argv)
+        self.monitors = Asked()
+        self.root = 0  # the script's own first process, as it is here
+        self.script = ""
+        self.streams: list[Object] = []
+        self.outputs = False
+
+    def describe(self, task_id: int, leader: int) -> Object:
+        """Say what the script is. Raises TaskError."""
+        found = super().describe(task_id, leader)
+        self.root = self.find_root(leader, found["pids"][0])
+        self.streams = found["streams"]
+        self.script = self.find_script(leader)
+        try:
+            with open(self.script, "rb"):
+                pass
+        except OSError as error:
+            raise TaskError(
+                f"its script file {self.script} cannot be read: {error.strerror}"
+            ) from error
+        self.refuse_srun()
+        return {**found, "script": self.script}
+
+    def find_root(self, leader: int, own_pid: int) -> int:
+        """Return the script's first process; a restored one's is below its pod."""
+        if proc.comm(leader) != protocol.POD_COMM:
+            return leader
+        for pid in proc.tree(leader):
+            if proc.own_pid(pid) == own_pid and pid != leader:
+                return pid
+        raise TaskError("it has just ended")
+
+    def find_script(self, leader: int) -> str:
+        """Return the path of the file that Slurm made of the script."""
+        if proc.comm(leader) == protocol.POD_COMM:
+            for pid in proc.children(leader):
+                words = proc.cmdline(pid)
+                if words[3:4] == ["pycr.pod"]:
+                    return protocol.pod_script(words)
+        for word in proc.cmdline(leader):
+            if re.search(rf"/job0*{self.target_job}/slurm_script$", word):
+                return word
+        spool = commands.configuration().get("SlurmdSpoolDir", "/var/spool/slurmd")
+        spool = spool.replace("%n", self.node).replace("%h", os.uname().nodename)
+        return f"{spool}/job{self.target_job:05}/slurm_script"
+
+    def refuse_whole(self, found: Object, inside: set[int]) -> None:
+        """Refuse processes that are neither the script's nor a monitor's."""
+        if "reason" in found["0"] or self.pods:
+            return
+        monitors = {pid for pid in self.every if proc.comm(pid) == monitor.COMM}
+        strays = proc.outside(self.every - inside, {self.root, os.getpid(), *monitors})
+        try:
+            task.refuse(self.root, strays)
+        except PycrError as error:
+            found["0"] = protocol.failure(error)
+
+    def refuse_srun(self) -> None:
+        """Refuse an srun in the script's tree: it would be lost. Raises TaskError, Later."""
+        for pid in proc.tree(self.root):
+            if proc.comm(pid) != "srun":
+                continue
+            words = proc.cmdline(pid)
+            if any(word.startswith("--cr-helper=") for word in words):
+                raise TaskError("a job's script cannot be checkpointed from itself")
+            try:
+                if proc.age(pid) < YOUNG:
+                    raise Later("an srun of its has just started")
+            except OSError:
+                continue
+            line = " ".join(words)
+            raise TaskError(
+                f"process {proc.own_pid(pid)} of it is a plain srun ({line:.60}), which cannot be"
+                " checkpointed: start it with --cr"
+            )
+
+    def ask(self, patience: float) -> None:
+        """Ask the script's processes; report the steps that its srun_cr processes wait for."""
+        self.monitors.tell("go on")  # of an attempt that came to nothing
+        found = ask.find(proc.tree(self.root))
+        own = [each for each in found if each.role != monitor.ROLE]
+        answers = self.asked.ask(own, "checkpoint", patience)
+        steps = [answer["step"] for answer in answers.values() if answer.get("step")]
+        self.report({"event": "asked", "task": 0, "steps": steps})
+
+    def command(self, value: Object) -> None:
+        """Do one of the coordinator's commands."""
+        if value["do"] == "collect":
+            held = list(self.monitors.processes.values())
+            self.monitors.ask(held, "collect", COLLECT, dir=value["dir"])
+            self.report({"event": "collected", "task": 0})
+        elif value["do"] == "committed":
+            self.committed = True
+        else:
+            super().command(value)
+
+    def dump(self, value: Object) -> None:
+        """Hold the sruns' output, then freeze the script."""
+        self.outputs = bool(value["outputs"])
+        self.let_go_again(Path(value["dir"]) / image.task_name(0))
+        _, every = commands.pids(self.target_job, self.target_step)
+        every.update(pid for leader in self.leaders.values() for pid in proc.tree(leader))
+        held = [each for each in ask.find(every) if each.role == monitor.ROLE]
+        quiet = {"quiet": QUIET, "most": DRAIN} if value["keep"] else {"quiet": 0, "most": 0}
+        self.monitors.ask(held, "hold", HOLD, dir=value["dir"], **quiet)
+        super().dump(value)
+
+    def let_go_again(self, directory: Path) -> None:
+        """Make place for another attempt."""
+        for dump in self.dumps.values():
+            dump.release(False)
+            dump.join()
+        self.dumps.clear()
+        try:
+            for path in directory.iterdir():
+                path.unlink()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            copy = os.open(directory / image.SCRIPT, flags, 0o600)
+            with open(self.script, "rb") as file, os.fdopen(copy, "wb") as target:
+                shutil.copyfileobj(file, target)
+        except OSError as error:
+            raise DirectoryError(f"{error.filename or directory}: {error.strerror}") from error
+
+    def prepare(self, dump: task.Dump) -> None:
+        """Have the script looked at when it stands still."""
+        dump.look = self.look
+
+    def look(self) -> Object:
+        """See that nothing has begun in the script since it was asked; say how far it was read.
+
+        Raises Later, TaskError.
+        """
+        tree = proc.tree(self.root)
+        found: list[Process] = ask.find(tree)
+        self.asked.refuse_others(found)
+        self.refuse_srun()
+        offsets = [proc.offset(pid, self.script) for pid in tree]
+        return {"offset": next((each for each in offsets if each >= 0), -1)}
+
+    def let_go(self, commit: bool) -> None:
+        """Release the script, and its sruns' output where it goes on."""
+        super().let_go(commit)
+        if self.keep or not commit:
+            self.monitors.tell("go on")
+
+    def seal_task(self, task_id: int) -> None:
+        """Keep what Slurm will truncate, then do as for a task."""
+        assert self.directory is not None
+        if self.outputs:
+            directory = self.directory / image.task_name(task_id)
+            done: set[str] = set()
+            for stream in self.streams:
+                name = image.OUTPUTS.get(stream["fd"])
+                if name and stream["kind"] == "file" and stream["name"] not in done:
+                    done.add(stream["name"])
+                    try:
+                        shutil.copyfile(stream["name"], directory / name)
+                    except OSError as error:
+                        raise DirectoryError(f"{stream['name']}: {error.strerror}") from error
+        super().seal_task(task_id)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The remote context, for a batch script: when Slurm starts a requeued job again, find out whether
+# `pycr requeue` left a checkpoint to restore it from.
+#
+#     DIR/JOB.batch/requeue         one line: the generation (pycr/image.py, write_requeue())
+#
+# DIR is --checkpoint-dir as the job was submitted with, or the site's default for the user.
+
+cdef struct cr_batch_job:
+    bint again                        # Slurm has started this job before
+    bint requeued                     # and the checkpoint to restore it from is known
+    char user[64]
+    char home[PATH_SIZE]
+    char script[PATH_SIZE]
+
+cdef cr_batch_job cr_batch
+
+
+cdef bint cr_is_batch(spank_t sp) noexcept nogil:
+    cdef uint32_t step_id = 0
+    return (spank_get_item(sp, S_JOB_STEPID, &step_id) == ESPANK_SUCCESS and
+            step_id == SLURM_BATCH_SCRIPT)
+
+
+cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
+    """Note whose job this is, where it was requeued: in slurmstepd itself, as root.
+
+    Here because getpwuid(3) may take locks that are held for ever in a forked task. What it says is
+    the system's, not the user's; nothing of the user's is read.
+    """
+    cdef char count[16]
+    cdef uid_t uid = 0
+    cdef passwd *entry
+    if (not cr_is_batch(sp) or
+            spank_getenv(sp, b"SLURM_RESTART_COUNT", count, sizeof(count)) != ESPANK_SUCCESS or
+            count[0] == c'0' or
+            spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS):
+        return
+    entry = getpwuid(uid)
+    if (entry == NULL or strlen(entry.pw_name) >= sizeof(cr_batch.user) or
+            strlen(entry.pw_dir) >= sizeof(cr_batch.home)):
+        slurm_error(b"cr: couldn't learn whose job this is")
+        return
+    strcpy(cr_batch.user, entry.pw_name)
+    strcpy(cr_batch.home, entry.pw_dir)
+    cr_batch.again = True
+
+
+cdef bint cr_batch_append(char *into, size_t size, const char *text) noexcept nogil:
+    if strlen(into) + strlen(text) >= size:
+        return False
+    strcat(into, text)
+    return True
+
+
+cdef bint cr_batch_place(char *into, size_t size, const char *job) noexcept nogil:
+    """Write where the job's checkpoints are by default (config.py: Site.default_dir)."""
+    cdef const char *at = config.checkpoint_dir
+    cdef char one[2]
+    cdef const char *text
+    into[0] = 0
+    one[1] = 0
+    while at[0] != 0:
+        one[0] = at[0]
+        text = one
+        if at[0] == c'%' and at[1] != 0:
+            at += 1
+            if at[0] == c'u':
+                text = cr_batch.user
+            elif at[0] == c'h':
+                text = cr_batch.home
+            elif at[0] == c'j':
+                text = job
+        if not cr_batch_append(into, size, text):
+            return False
+        at += 1
+    return True
+
+
+cdef void cr_batch_find(spank_t sp) noexcept nogil:
+    """Take the generation that `pycr requeue` left as --restart-dir, as the user."""
+    cdef char path[2 * PATH_SIZE]
+    cdef char text[PATH_SIZE]
+    cdef char job[12]
+    cdef stat_t st
+    cdef uint32_t job_id = 0
+    cdef long got = -1
+    cdef int fd
+    if spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS:
+        return
+    snprintf(job, sizeof(job), b"%u", job_id)
+    if options.checkpoint_dir[0] != 0:
+        strcpy(path, options.checkpoint_dir)
+    elif not cr_batch_place(path, sizeof(path), job):
+        return
+    if not (cr_batch_append(path, sizeof(path), b"/") and
+            cr_batch_append(path, sizeof(path), job) and
+            cr_batch_append(path, sizeof(path), b".batch/requeue")):
+        return
+    fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+    if fd < 0:
+        return
+    if fstat(fd, &st) == 0 and S_ISREG(st.st_mode) and st.st_uid == getuid():
+        got = read(fd, text, sizeof(text) - 1)
+    close(fd)
+    if got > 1 and text[0] == c'/' and text[got - 1] == c'\n':
+        text[got - 1] = 0
+        if strlen(text) == <size_t> got - 1 and strchr(text, c'\n') == NULL:
+            strcpy(options.restart_dir, text)
+            cr_batch.requeued = True
+    if not cr_batch.requeued:
+        # Better no job than one that silently begins from its beginning.
+        cr_task_fail(b"requeue from a checkpoint", b"its requeue file is damaged")

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The local context inside a restored batch script or task: its environment still holds the SLURM_
+# variables of the job it was dumped in. Its pod (pycr/pod.py, PID 1 here) knows the new job's;
+# srun, sbatch and salloc read theirs after this has put them in place.
+
+cdef enum:
+    CR_POD_MODULE = 3             # protocol.py: POD_WORDS, POD_SOCKET
+    CR_POD_SOCKET = 16
+    CR_POD_PATIENCE = 10          # seconds
+
+
+cdef int cr_inside_connect(const char *name) noexcept nogil:
+    """Connect to the pod's abstract socket; return the descriptor, or -1."""
+    cdef sockaddr_un address
+    cdef ucred peer
+    cdef uint32_t length = sizeof(peer)
+    cdef timeval patience
+    cdef size_t size = strlen(name)
+    cdef int fd
+    if size > sizeof(address.sun_path) - 1:
+        return -1
+    memset(&address, 0, sizeof(address))
+    address.sun_family = AF_UNIX
+    memcpy(address.sun_path + 1, name, size)
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        return -1
+    memset(&patience, 0, sizeof(patience))
+    patience.tv_sec = CR_POD_PATIENCE
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 or
+            connect(fd, &address, <uint32_t> (sizeof(unsigned short) + 1 + size)) != 0 or
+            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 or
+            peer.uid != getuid()):
+        close(fd)
+        return -1
+    return fd
+
+
+cdef void cr_inside_take(const char *name, const char *old, const char *new) noexcept nogil:
+    """Give a variable the new job's value, unless the script has set it to something of its own.
+
+    old, new: empty where there is none, else the value behind an equal sign.
+    """
+    cdef const char *now = getenv(name)
+    if now == NULL:
+        if old[0] != 0:
+            return
+    elif old[0] == 0 or strcmp(now, old + 1) != 0:
+        return
+    if new[0] == 0:
+        unsetenv(name)
+    else:
+        setenv(name, new + 1, 1)
+
+
+cdef void cr_inside_init() noexcept nogil:
+    """Put the new job's SLURM_ variables in place, where this runs in a restored tree."""
+    cdef size_t count = 0
+    cdef char **words = cr_strings(b"/proc/1/cmdline", &count)
+    cdef char **values
+    cdef const char *question = b'{"do":"environment"}\n'
+    cdef size_t i = 0
+    cdef int fd
+    if (words == NULL or count <= CR_POD_SOCKET or
+            strcmp(words[CR_POD_MODULE], b"pycr.pod") != 0):
+        return
+    fd = cr_inside_connect(words[CR_POD_SOCKET])
+    if fd < 0 or send(fd, question, strlen(question), MSG_NOSIGNAL) < 0:
+        slurm_error(b"cr: couldn't learn the new job's environment: %s", strerror(errno))
+        return
+    values = cr_strings_of(fd, &count)
+    if values == NULL:
+        slurm_error(b"cr: couldn't learn the new job's environment: %s", strerror(errno))
+        return
+    while i + 2 < count:
+        cr_inside_take(values[i], values[i + 1], values[i + 2])
+        i += 3
