@@ -7,8 +7,7 @@
 # DIR is --checkpoint-dir as the job was submitted with, or the site's default for the user.
 
 cdef struct cr_batch_job:
-    bint again                        # Slurm has started this job before
-    bint requeued                     # and the checkpoint to restore it from is known
+    bint requeued                     # the checkpoint to restore it from was found
     char user[64]
     char home[PATH_SIZE]
     char script[PATH_SIZE]
@@ -23,18 +22,14 @@ cdef bint cr_is_batch(spank_t sp) noexcept nogil:
 
 
 cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
-    """Note whose job this is, where it was requeued: in slurmstepd itself, as root.
+    """Note whose job this is, in slurmstepd itself, as root.
 
     Here because getpwuid(3) may take locks that are held for ever in a forked task. What it says is
     the system's, not the user's; nothing of the user's is read.
     """
-    cdef char count[16]
     cdef uid_t uid = 0
     cdef passwd *entry
-    if (not cr_is_batch(sp) or
-            spank_getenv(sp, b"SLURM_RESTART_COUNT", count, sizeof(count)) != ESPANK_SUCCESS or
-            count[0] == c'0' or
-            spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS):
+    if not cr_is_batch(sp) or spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS:
         return
     entry = getpwuid(uid)
     if (entry == NULL or strlen(entry.pw_name) >= sizeof(cr_batch.user) or
@@ -43,7 +38,18 @@ cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
         return
     strcpy(cr_batch.user, entry.pw_name)
     strcpy(cr_batch.home, entry.pw_dir)
-    cr_batch.again = True
+
+
+cdef bint cr_batch_again(spank_t sp) noexcept nogil:
+    """Tell whether Slurm has started this job before.
+
+    In the task only: before, Slurm has not yet put the count where a plugin could see it (up to
+    26.05 S_SLURM_RESTART_COUNT is always 0 in slurmstepd).
+    """
+    cdef char count[16]
+    return (cr_batch.user[0] != 0 and
+            spank_getenv(sp, b"SLURM_RESTART_COUNT", count, sizeof(count)) == ESPANK_SUCCESS and
+            strcmp(count, b"0") != 0)
 
 
 cdef bint cr_batch_append(char *into, size_t size, const char *text) noexcept nogil:

@@ -51,8 +51,8 @@ cdef int cr_slurmstepd_task_init_privileged(spank_t sp) noexcept nogil:
     cdef uint32_t step_id = 0
     cdef bint step = cr_is_step(sp, &step_id)
     cdef bint batch = cr_is_batch(sp)
-    if not ((options.restart_dir[0] != 0 and (step or batch)) or
-            (options.helper[0] != 0 and step) or (cr_batch.again and batch)):
+    # Whether a batch script is to be restored is not known yet; if not, task_init gives it all up.
+    if not batch and not (step and (options.restart_dir[0] != 0 or options.helper[0] != 0)):
         return 0
     if cr_caps_keep() != 0:
         slurm_error(b"cr: couldn't keep capabilities: %s", strerror(errno))
@@ -242,11 +242,11 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
     if batch:
         options.helper[0] = 0
-        if cr_batch.again:
+        if cr_batch_again(sp):
             cr_batch_find(sp)          # no capability is in effect yet
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
-        if cr_batch.again and batch:
-            cr_caps_drop()             # a requeued job that pycr has nothing for
+        if batch and getuid() != 0:
+            cr_caps_drop()
         return 0
     # The permitted set is still whole here: narrow it before anything else is done.
     if options.helper[0] != 0:

@@ -158,7 +158,12 @@ def pids(job_id: int, step_id: int) -> tuple[dict[int, int], set[int]]:
     """
     # The batch script has no name that listpids takes: it is among all of the job.
     batch = step_id == BATCH
-    text = run("scontrol", "listpids", str(job_id) if batch else f"{job_id}.{step_id}")
+    try:
+        text = run("scontrol", "listpids", str(job_id) if batch else f"{job_id}.{step_id}")
+    except SlurmError as error:
+        if "does not exist" in str(error):
+            return {}, set()  # not yet, or no longer
+        raise
     leaders: dict[int, int] = {}
     every: set[int] = set()
     for line in text.splitlines():
