@@ -38,11 +38,10 @@ class Process:
         self.own_pid = int(card["pid"])
         self._data = b""
         self._id = ""
-        flags = os.O_NONBLOCK | os.O_CLOEXEC
-        self._request = os.open(f"/proc/{pid}/fd/{int(card['request'])}", os.O_WRONLY | flags)
+        self._request = open_pipe(pid, int(card["request"]), os.O_WRONLY)
         try:
-            self.reply = os.open(f"/proc/{pid}/fd/{int(card['reply'])}", os.O_RDONLY | flags)
-        except OSError:
+            self.reply = open_pipe(pid, int(card["reply"]), os.O_RDONLY)
+        except (OSError, ValueError):
             os.close(self._request)
             raise
 
@@ -80,6 +79,14 @@ class Process:
     def close(self) -> None:
         os.close(self._request)
         os.close(self.reply)
+
+
+def open_pipe(pid: int, fd: int, flags: int) -> int:
+    """Open what a process has as a descriptor. Raises OSError, ValueError for what is no pipe."""
+    path = f"/proc/{pid}/fd/{fd}"
+    if not os.readlink(path).startswith("pipe:["):
+        raise ValueError(f"{path}: no pipe")
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def alive(pid: int) -> bool:

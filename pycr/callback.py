@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from pycr.mailbox import Mailbox, Silence, apply_environment
 
@@ -29,9 +29,9 @@ class TryLater(Exception):
 class Callbacks(NamedTuple):
     """What on_checkpoint() was given."""
 
-    before: Optional[Callable[[], Any]]
-    after: Optional[Callable[[], Any]]
-    restarted: Optional[Callable[[dict[str, str]], Any]]
+    before: Callable[[], Any] | None
+    after: Callable[[], Any] | None
+    restarted: Callable[[dict[str, str]], Any] | None
 
 
 _registered: list[Callbacks] = []

@@ -96,7 +96,7 @@ class Helpers:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise TimedOut(
-                    f"step {self.step.name}: {what} took longer than --max-wait: given up, the"
+                    f"{self.step.title}: {what} took longer than --max-wait: given up, the"
                     f" tasks run on{self._behind(what)}"
                 )
             self.take(min(left, 0.5))
@@ -125,7 +125,7 @@ class Helpers:
         try:
             whole = self._joiner.feed(line)
         except ValueError as error:
-            raise SlurmError(f"step {self.step.name}: {error}") from error
+            raise SlurmError(f"{self.step.title}: {error}") from error
         if whole is None:
             return
         node, value = whole
@@ -133,9 +133,9 @@ class Helpers:
         if event == "ready":
             self.ready[node] = value
         elif event == "error":
-            raise self._raised(f"step {self.step.name}: node {node}", value)
+            raise self._raised(f"{self.step.title}: node {node}", value)
         elif event == "failed":
-            raise self._raised(f"step {self.step.name}: task {value.get('task')} on {node}", value)
+            raise self._raised(self.step.where(value.get("task"), node), value)
         else:
             self.events(str(event))[int(value["task"])] = value
 
@@ -169,22 +169,22 @@ class Helpers:
         words = " ".join(self.complaints)
         if "unrecognized option" in words or "unknown option" in words:
             return NotSupported(
-                f"step {self.step.name}: srun here does not know --cr-helper: the spank_cr plugin"
+                f"{self.step.title}: srun here does not know --cr-helper: the spank_cr plugin"
                 f" is not enabled on this host ({os.uname().nodename}): add it to plugstack.conf"
             )
         match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
         node = f"node {match.group(1)}: " if match else ""
         own = [line for line in self.complaints if " cr: " in line]
         if own:
-            return NotSupported(f"step {self.step.name}: {node}{own[0].split(' cr: ', 1)[1]}")
+            return NotSupported(f"{self.step.title}: {node}{own[0].split(' cr: ', 1)[1]}")
         missing = sorted(set(self.layout) - set(self.ready))
         if missing and match and match.group(1) in missing:
             return NotSupported(
-                f"step {self.step.name}: node {match.group(1)}: the helper did not start"
+                f"{self.step.title}: node {match.group(1)}: the helper did not start"
                 f" ({match.group(2)}): is the spank_cr plugin enabled there (plugstack.conf)?"
             )
         last = self.complaints[-1] if self.complaints else "srun ended without a word"
-        return SlurmError(f"step {self.step.name}: the helpers were lost: {last}")
+        return SlurmError(f"{self.step.title}: the helpers were lost: {last}")
 
     def _behind(self, what: str) -> str:
         """Say what was still waited for."""
@@ -222,6 +222,6 @@ class Helpers:
             self.process.wait(max(0.1, give_up - time.monotonic()))
         except subprocess.TimeoutExpired as error:
             raise TimedOut(
-                f"step {self.step.name}: its helpers do not end: look at them with"
+                f"{self.step.title}: its helpers do not end: look at them with"
                 f" squeue -s -j {self.step.job_id}"
             ) from error

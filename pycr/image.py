@@ -276,11 +276,6 @@ def _by_number(name: str) -> tuple[int, bool, int]:
     return int(job), step != "batch", 0 if step == "batch" else int(step)
 
 
-def parts(generation: Path) -> list[Path]:
-    """Return the steps in a batch script's generation, by number."""
-    return [path for path in steps(generation) if os.path.isfile(path / MANIFEST)]
-
-
 def resolve(path: Path) -> Path:
     """Return the generation that a path stands for: itself, or the newest of a step's directory.
 
@@ -327,6 +322,15 @@ def load(generation: Path) -> Manifest:
     if len(data) > MAX_MANIFEST:
         raise ImageError(f"{path}: larger than {MAX_MANIFEST} bytes")
     return Manifest.loads(data, str(path))
+
+
+def load_all(generation: Path) -> list[Manifest]:
+    """Read a generation's manifest and, behind it, those of the steps in it.
+
+    Raises ImageError, AccessDenied.
+    """
+    own = load(generation)
+    return [own, *(load(generation / name) for name in own.batch.get("steps", []))]
 
 
 def check_task(generation: Path, task: TaskImage) -> int:
@@ -458,6 +462,18 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
     return path
 
 
+def requeued_from(path: Path) -> Path | None:
+    """Return the generation from which a job will be started again, of a script's directory or of
+    a generation in it; None where it will not be from one of these."""
+    whole = _STEP.fullmatch(path.name) is not None
+    try:
+        text = (path if whole else path.parent).joinpath(REQUEUE).read_text().rstrip("\n")
+    except OSError:
+        return None
+    named = Path(text)
+    return named if whole or named.name == path.name else None
+
+
 def remove_tree(path: Path | str, ignore_errors: bool = True) -> None:
     """Remove a directory and all in it, following no link. Raises OSError if it may."""
     import shutil  # 5 ms, and most of who imports this module removes nothing
@@ -470,6 +486,8 @@ def check_removable(path: Path) -> None:
     generation = _GENERATION.fullmatch(path.name) and _STEP.fullmatch(path.parent.name)
     if not generation and not _STEP.fullmatch(path.name):
         raise ImageError(f"{path}: neither JOB.STEP nor a generation of one")
+    if _GENERATION.fullmatch(path.parent.name):
+        raise ImageError(f"{path}: a part of the batch job's checkpoint {path.parent}")
     try:
         os.close(open_owned(path))
     except OSError as error:

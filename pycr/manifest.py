@@ -27,7 +27,8 @@ class TaskImage(NamedTuple):
 
     files: name -> [size in bytes, SHA-256]. began: seconds since the epoch. frozen, seconds: how
     long the task stood still, and the dump took in all. pids: the processes, the root first;
-    max_pid: the highest id in use in the tree, of threads, groups and sessions too.
+    max_pid: the highest id in use in the tree, of threads, groups and sessions too. environment:
+    what Slurm's variables have been in the jobs that it was restarted in so far (null: absent).
     """
 
     task_id: int
@@ -42,6 +43,7 @@ class TaskImage(NamedTuple):
     frozen: float
     seconds: float
     files: dict[str, tuple[int, str]]
+    environment: dict[str, list[str | None]]
 
     @property
     def size(self) -> int:
@@ -136,6 +138,11 @@ class Manifest(NamedTuple):
                 )
             ):
                 raise ValueError(f"task {task.task_id}: streams")
+            for past in task.environment.values():
+                if not isinstance(past, list) or not all(
+                    value is None or isinstance(value, str) for value in past
+                ):
+                    raise ValueError(f"task {task.task_id}: environment")
             if not all(isinstance(word, str) for word in task.args):
                 raise ValueError(f"task {task.task_id}: args")
             if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
@@ -143,7 +150,7 @@ class Manifest(NamedTuple):
 
 
 # A batch script's own part of a manifest: path of its file and how far it had been read, -1 where
-# it was not open; the job's directory, output files and nodes; the steps that are in the generation.
+# it was not open; the job's directory and nodes; the steps that are in the generation.
 _BATCH: dict[str, type] = {
     "script": str,
     "offset": int,

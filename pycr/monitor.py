@@ -19,23 +19,24 @@ asks it, by a mailbox of its own, to hold, to go on, or to collect all until sru
 
 from __future__ import annotations
 
+import _signal as signal  # signal itself is enum, re and more: as much again as Python's start
 import os
-import re
 import select
-import signal
-import stat
 import time
-from typing import Any, NoReturn
 
 from pycr.mailbox import Mailbox, Silence
 from pycr.srun_socket import MAX_CONNECTIONS, Connection, Listener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 COMM = "pycr-monitor"  # its name, by which ask.py and node.py know it (15 bytes at most)
 ROLE = "monitor"
 ROOM = 1 << 16  # bytes read ahead of what is delivered
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
 LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
-OWN_WORDS = re.compile(rb"^(?:srun|slurmstepd[^:]*): .*\n?", re.M)
+OWN_WORDS = (b"srun: ", b"slurmstepd")  # how Slurm's own lines begin
 
 
 class Stream:
@@ -44,7 +45,7 @@ class Stream:
     def __init__(self, target: int, pipe: int) -> None:
         self.target, self.pipe = target, pipe
         self.buffer = bytearray()
-        self.is_pipe = not stat.S_ISREG(os.fstat(target).st_mode)
+        self.is_pipe = os.fstat(target).st_mode & 0o170000 != 0o100000
         self.moved = time.monotonic()
 
     def read(self, limit: int) -> None:
@@ -77,14 +78,16 @@ class Stream:
 class Monitor:
     """srun and what it says, on its way."""
 
-    def __init__(self, owner: Mailbox, control: int, listener: Listener) -> None:
+    def __init__(
+        self, owner: Mailbox, owner_pid: int, control: int, listener: Listener, srun: int
+    ) -> None:
         """owner: srun_cr's mailbox; control: what srun_cr says to this process, a byte each."""
-        self.owner, self.control, self.listener = owner, control, listener
+        self.owner, self.owner_pid, self.control = owner, owner_pid, control
+        self.listener, self.srun = listener, srun
         self.mailbox = Mailbox(ROLE)
         self.silence = Silence(self.mailbox)
         self.streams: list[Stream] = []
         self.connections: dict[int, Connection] = {}
-        self.srun = 0
         self.srun_ended = 0.0
         self.status: int | None = None
         self.frames = 0
@@ -104,11 +107,10 @@ class Monitor:
 
     def run(self) -> NoReturn:
         """Serve until srun has ended and all it said is delivered; never returns."""
-        self.owner.post(do="started", srun=self.srun)
+        self.owner.post("started", self.srun, os.getpid())
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         while True:
             self.reap()
             if self.done():
@@ -203,7 +205,7 @@ class Monitor:
             self.keep(without_own_words=True)
             self.mailbox.answer(self.question, "collected")
         else:
-            self.owner.post(do="ended", status=self.status)
+            self.owner.post("ended", self.status)
         os._exit(0)
 
     def accept(self) -> None:
@@ -233,7 +235,7 @@ class Monitor:
         if frame is not None:
             self.frames += 1
             if self.frames == 1:
-                self.owner.post(do="step", job=frame[0], step=frame[1])
+                self.owner.post("step", frame[0], frame[1])
 
     def drop_slow(self) -> None:
         """Drop what has not sent its frame in time."""
@@ -267,7 +269,7 @@ class Monitor:
         if self.frames or self.connections:
             self.resume()  # its step is launched, or just being so
         else:
-            self.owner.post(do="paused")
+            self.owner.post("paused")
 
     def resume(self) -> None:
         """Let srun go on."""
@@ -317,7 +319,8 @@ class Monitor:
         for stream in self.streams:
             data = bytes(stream.buffer)
             if without_own_words:
-                data = OWN_WORDS.sub(b"", data)
+                lines = data.splitlines(keepends=True)
+                data = b"".join(line for line in lines if not line.startswith(OWN_WORDS))
             if data:
                 kept[stream.target] = data
-        image.write_late(self.question["dir"], int(self.question["owner"]), kept)
+        image.write_late(self.question["dir"], self.owner_pid, kept)

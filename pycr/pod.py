@@ -20,6 +20,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Optional
 
 from pycr import ask, image, monitor, protocol, task
 from pycr.engine import criu, proc
@@ -57,15 +58,22 @@ def read_environment(descriptor: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def changes(old: dict[str, str], new: dict[str, str]) -> dict[str, list[str | None]]:
-    """Return what is otherwise in the new job, of Slurm's variables: name -> [old, new]."""
-    names = {name for name in {*old, *new} if name.startswith("SLURM")}
-    found = {name: [old.get(name), new.get(name)] for name in sorted(names)}
-    return {
-        name: values
-        for name, values in found.items()
-        if values[0] != values[1] and not name.startswith("SLURM_SPANK_")
-    }
+Past = dict[str, list[Optional[str]]]
+
+
+def is_slurms(name: str) -> bool:
+    """Tell whether a variable is one that Slurm makes for a task, and not an option to its srun."""
+    return name.startswith("SLURM") and not name.startswith("SLURM_SPANK_")
+
+
+def lengthen(past: Past, values: dict[str, str]) -> Past:
+    """Return what Slurm's variables have been so far, and in one more job."""
+    found: Past = {}
+    for name in sorted({*past, *filter(is_slurms, values)}):
+        known = past.get(name, [])
+        value = values.get(name)
+        found[name] = known if value in known else [*known, value]
+    return found
 
 
 class Pod:
@@ -78,6 +86,7 @@ class Pod:
         self.ctl, self.status = int(argv[10]), int(argv[11])
         self.address = argv[12]
         self.environment = read_environment(int(argv[13]))
+        self.past: Past = {}
         self.job = Job(script=argv[14], requeued=argv[15] == "1")
         self.root = 0
         self.workers: set[int] = set()
@@ -85,14 +94,23 @@ class Pod:
         self.learner = 0
         self.waiting: list[int] = []
 
-    def changes(self) -> dict[str, list[str | None]]:
-        """Return how Slurm's variables differ from those that the task was first started with."""
+    def changes(self) -> Past:
+        """Return Slurm's variables that are otherwise now: name -> [now, in the jobs before...].
+
+        The task's own first environment is what it was executed with.
+        """
         try:
-            old = Path(f"/proc/{self.root}/environ").read_bytes()
+            first = Path(f"/proc/{self.root}/environ").read_bytes()
         except OSError:
-            return {}
-        pairs = [os.fsdecode(each).partition("=") for each in old.split(b"\0") if each]
-        return changes({name: value for name, _, value in pairs}, self.environment)
+            first = b""
+        pairs = [os.fsdecode(each).partition("=") for each in first.split(b"\0") if each]
+        before = lengthen(self.past, {name: value for name, _, value in pairs})
+        names = {*before, *filter(is_slurms, self.environment)}
+        return {
+            name: [self.environment.get(name), *before.get(name, [None])]
+            for name in sorted(names)
+            if [self.environment.get(name)] != before.get(name, [None])
+        }
 
     def announce(self) -> None:
         """Tell the restored processes that wait for it where they are (mailbox.py)."""
@@ -228,7 +246,8 @@ class Pod:
                         found = task.describe(self.root)
                         task.refuse(self.root, self.strays())
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
-                        protocol.say(stream, {**found, "image_dir": wish})
+                        past = lengthen(self.past, self.environment)
+                        protocol.say(stream, {**found, "image_dir": wish, "environment": past})
                     elif value["do"] == "environment":
                         stream.write(protocol.environment(self.changes()))
                         stream.flush()
@@ -284,6 +303,7 @@ def main() -> int:
     try:
         generation = image.resolve(pod.directory)
         meeting = Meeting(generation, Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks))
+        pod.past = image.load(generation).tasks[pod.task_id].environment
         pod.root = restore(pod.criu, generation, meeting, pod.job)
         pod.announce()
     except OtherFailed:

@@ -130,12 +130,14 @@ def pod_script(cmdline: list[str]) -> str:
 def environment(changes: dict[str, list[str | None]]) -> str:
     """Return how the plugin is told what a restored process's srun should see (inside.pxi).
 
-    For each variable NAME, [=]OLD, [=]NEW, each ended by a NUL, empty where there is none.
+    For each variable its name, what it is now and what it has been, then an empty string; each with
+    a NUL at its end; a value behind an equal sign, "-" for none.
     """
     words = []
     for name, values in changes.items():
         words.append(name)
-        words += ["" if value is None else f"={value}" for value in values]
+        words += ["-" if value is None else f"={value}" for value in values]
+        words.append("")
     return "".join(f"{word}\0" for word in words)
 
 

@@ -26,6 +26,7 @@ from pycr.manifest import TaskImage
 from pycr.meeting import Meeting, Place
 
 FIRST_FD = 50
+MIB = 1 << 20
 
 
 def own_streams() -> None:
@@ -67,6 +68,36 @@ def avoid_pids(highest: int) -> None:
         limit = int(Path("/proc/sys/kernel/pid_max").read_text())
         if highest + 300 < limit:
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(highest + 1))
+
+
+def give_input_back(images: int, stream: proc.Stream) -> None:
+    """Put what the task had not read of its input before what comes now.
+
+    Into the new pipe itself, which slurmstepd gave to the user; as much as a pipe holds was in the
+    old one, and fits.
+    """
+    if stream.kind != "pipe":
+        return
+    waiting = criu.pipe_data(images, int(stream.name[len("pipe:[") : -1]))
+    if not waiting:
+        return
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        flags = os.O_NONBLOCK | os.O_CLOEXEC
+        since = b""
+        reader = os.open("/proc/self/fd/0", os.O_RDONLY | flags)
+        with suppress(BlockingIOError):
+            since = os.read(reader, MIB)
+        os.close(reader)
+        writer = os.open("/proc/self/fd/0", os.O_WRONLY | flags)
+    else:  # /dev/null: a pipe of its own, with nothing behind
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        since = b""
+        os.dup2(reader, 0)
+        os.close(reader)
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        os.write(writer, waiting + since)
+    os.close(writer)
 
 
 class Sums(threading.Thread):
@@ -171,6 +202,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> int:
     sums = Sums(images, generation / image.task_name(place.task_id), mine)
     streams = [proc.Stream(**each) for each in mine.streams]
     own_streams()
+    give_input_back(images, streams[0])
     pairs = inherited(streams)
     if manifest.batch:
         if job.requeued:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pycr import ask, image, monitor, protocol, task
@@ -27,6 +28,9 @@ QUIET = 0.05  # seconds without output after which none is on its way any more
 DRAIN = 2.0  # seconds to wait for that
 COLLECT = 60.0  # seconds that a vacated step's srun may take to end
 HOLD = 10.0  # seconds that monitors may take to answer
+# These talk to Slurm's daemons over connections that cannot be dumped, and end soon.
+COMMANDS = {"sacct", "salloc", "sattach", "sbatch", "sbcast", "scancel", "scontrol", "sinfo"}
+COMMANDS |= {"sprio", "squeue", "sreport", "sshare", "sstat", "strigger"}
 YOUNG = 2.0  # seconds in which an srun may become srun_cr, if it was started with --cr
 
 
@@ -39,6 +43,7 @@ class ScriptHelper(Helper):
         self.root = 0  # the script's own first process, as it is here
         self.script = ""
         self.streams: list[Object] = []
+        self.told: set[int] = set()
         self.outputs = False
 
     def describe(self, task_id: int, leader: int) -> Object:
@@ -54,7 +59,8 @@ class ScriptHelper(Helper):
             raise TaskError(
                 f"its script file {self.script} cannot be read: {error.strerror}"
             ) from error
-        self.refuse_srun()
+        with suppress(Later):  # it is looked at again when it stands still
+            self.refuse_srun()
         return {**found, "script": self.script}
 
     def find_root(self, leader: int, own_pid: int) -> int:
@@ -92,9 +98,15 @@ class ScriptHelper(Helper):
             found["0"] = protocol.failure(error)
 
     def refuse_srun(self) -> None:
-        """Refuse an srun in the script's tree: it would be lost. Raises TaskError, Later."""
+        """Refuse a plain srun in the script's tree, and wait for Slurm's other commands.
+
+        Raises TaskError, Later.
+        """
         for pid in proc.tree(self.root):
-            if proc.comm(pid) != "srun":
+            name = proc.comm(pid)
+            if name in COMMANDS:
+                raise Later(f"a {name} of it has not ended")
+            if name != "srun":
                 continue
             words = proc.cmdline(pid)
             if any(word.startswith("--cr-helper=") for word in words):
@@ -117,6 +129,8 @@ class ScriptHelper(Helper):
         own = [each for each in found if each.role != monitor.ROLE]
         answers = self.asked.ask(own, "checkpoint", patience)
         steps = [answer["step"] for answer in answers.values() if answer.get("step")]
+        # Where Slurm follows processes by their parents it does not know the monitors for its own.
+        self.told = {int(answer["monitor"]) for answer in answers.values() if "monitor" in answer}
         self.report({"event": "asked", "task": 0, "steps": steps})
 
     def command(self, value: Object) -> None:
@@ -136,6 +150,8 @@ class ScriptHelper(Helper):
         self.let_go_again(Path(value["dir"]) / image.task_name(0))
         _, every = commands.pids(self.target_job, self.target_step)
         every.update(pid for leader in self.leaders.values() for pid in proc.tree(leader))
+        if not self.pods:
+            every |= self.told
         held = [each for each in ask.find(every) if each.role == monitor.ROLE]
         quiet = {"quiet": QUIET, "most": DRAIN} if value["keep"] else {"quiet": 0, "most": 0}
         self.monitors.ask(held, "hold", HOLD, dir=value["dir"], **quiet)

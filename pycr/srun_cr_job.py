@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, NoReturn
 
 from pycr.mailbox import Mailbox, Silence, apply_environment
 from pycr.srun_cr import dispositions, end_as, exec_srun, look_for_plugin, say
 from pycr.srun_socket import PLACE, Listener
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 ROLE = "srun_cr"
 PATIENCE = 2.0  # seconds in which an srun that has begun to launch its step will have told of it
@@ -34,6 +37,7 @@ class JobWrapper:
         self.silence = Silence(self.mailbox)
         self.mask, self.ignored = dispositions()
         self.control = -1
+        self.owner = self.monitor = 0
         self.srun = 0
         self.step = ""
         self.status: int | None = None
@@ -52,6 +56,7 @@ class JobWrapper:
             # The command line would win over the variable.
             argv = [word for word in argv if not word.startswith("--restart-dir=")]
         read, write = os.pipe2(os.O_CLOEXEC)
+        self.owner = os.getpid()
         between = os.fork()
         if between == 0:
             try:
@@ -68,88 +73,92 @@ class JobWrapper:
     def be_monitor(
         self, control: int, listener: Listener, argv: list[str], environment: dict[str, str]
     ) -> NoReturn:
-        """Be the monitor: start srun and stay with it."""
-        import signal
+        """Be the monitor: start srun, before anything that takes time, and stay with it."""
+        import _signal
 
-        from pycr.monitor import COMM, Monitor
-
-        status = 1
+        owner = self.owner
+        status = 127
         try:
-            signal.set_wakeup_fd(-1)
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
             os.setsid()
-            with open("/proc/self/comm", "w") as file:
-                file.write(COMM)
-            self.mailbox.only_post()
-            monitor = Monitor(self.mailbox, control, listener)
-            self.start_srun(monitor, argv, environment)
+            srun, pipes = self.fork_srun(argv, environment)
+            _signal.set_wakeup_fd(-1)
             # What a terminal or a `kill 0` sends is for the script's processes.
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_IGN)
+            kept = {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD}
+            for number in _signal.valid_signals() - kept:
+                _signal.signal(number, _signal.SIG_IGN)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, set())
+            from pycr import monitor
+
+            with open("/proc/self/comm", "w") as file:
+                file.write(monitor.COMM)
+            self.mailbox.only_post()
+            made = monitor.Monitor(self.mailbox, owner, control, listener, srun)
+            self.close_others(made.descriptors(), pipes)
+            for target, (read, _) in pipes.items():
+                if target == 1 or pipes.get(1) != pipes[2]:
+                    made.add(target, read)
             os.chdir("/")
-            monitor.listener.sweep()
-            monitor.run()
+            listener.sweep()
+            made.run()
         except OSError as error:
             say(f"couldn't start srun: {error.strerror}")
             listener.remove()
-            self.mailbox.post(do="ended", status=127 << 8)
-            status = 127
+            self.mailbox.post("ended", status << 8)
+        except Exception as error:
+            say(f"a fault of pycr's own, in the monitor: {type(error).__name__}: {error}")
         finally:
             os._exit(status)
 
-    def start_srun(self, monitor: Any, argv: list[str], environment: dict[str, str]) -> None:
-        """Fork srun, its output going through the monitor where it is a file or a pipe."""
-        import signal
-        import stat
-
+    def fork_srun(
+        self, argv: list[str], environment: dict[str, str]
+    ) -> tuple[int, dict[int, tuple[int, int]]]:
+        """Fork srun, its output going through pipes where it is a file or a pipe; return its pid
+        and the pipes by where they lead."""
         pipes: dict[int, tuple[int, int]] = {}
         for target in (1, 2):
             try:
                 status = os.fstat(target)
             except OSError:
                 continue
-            if stat.S_ISCHR(status.st_mode):
+            if status.st_mode & 0o170000 == 0o020000:  # a device: /dev/null
                 continue
             if target == 2 and 1 in pipes and os.path.samestat(status, os.fstat(1)):
                 pipes[2] = pipes[1]  # one stream, so that the order of its lines stays
             else:
                 pipes[target] = os.pipe2(os.O_CLOEXEC)
-        keep = set(monitor.descriptors())
-        keep.update(end for pair in pipes.values() for end in pair)
-        monitor.srun = os.fork()
-        if monitor.srun == 0:
+        srun = os.fork()
+        if srun == 0:
             os.setpgid(0, 0)
             for target, (_, write) in pipes.items():
                 os.dup2(write, target)
             exec_srun(self.srun_path, argv, environment, self.mask, self.ignored)
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        return srun, pipes
+
+    def close_others(self, own: set[int], pipes: dict[int, tuple[int, int]]) -> None:
+        """Keep, in the monitor, nothing of the script's but where srun's output goes."""
         null = os.open("/dev/null", os.O_RDONLY)
         os.dup2(null, 0)
-        os.close(null)
-        for _, write in pipes.values():
-            keep.discard(write)
+        own.update(read for read, _ in pipes.values())
         for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in keep:
+            if int(name) > 2 and int(name) not in own:
                 try:
                     os.close(int(name))
                 except OSError:
                     pass
-        for target, (read, _) in pipes.items():
-            if target == 1 or pipes.get(1) != pipes[2]:
-                monitor.add(target, read)
 
     def serve(self) -> int:
         """Forward signals, answer questions and hear of srun, until it has ended; return its wait
         status."""
+        import _signal
         import select
-        import signal
 
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            if number != signal.SIGHUP or number not in self.ignored:
-                signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
+            if number != _signal.SIGHUP or number not in self.ignored:
+                _signal.signal(number, lambda *_: None)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _signal.valid_signals())
         poll = select.poll()
         poll.register(wake_read, select.POLLIN)
         poll.register(self.mailbox.request, select.POLLIN)
@@ -168,8 +177,8 @@ class JobWrapper:
                 self.pause_at = 0.0
                 self.tell(b"p")
             if self.srun and not self.waiting:
-                for number in pending:
-                    self.forward(number)
+                for each in pending:
+                    self.forward(each)
                 pending = []
         return self.status
 
@@ -181,9 +190,9 @@ class JobWrapper:
 
     def forward(self, number: int) -> None:
         """Send a signal on to srun."""
-        import signal
+        import _signal
 
-        if number != signal.SIGCHLD:
+        if number != _signal.SIGCHLD:
             try:
                 os.kill(self.srun, number)
             except OSError:
@@ -200,14 +209,14 @@ class JobWrapper:
         """Take in one message: of the monitor, of the helper that dumps, or of the pod."""
         do = message.get("do")
         if do == "started":
-            self.srun = int(message["srun"])
+            self.srun, self.monitor = (int(word) for word in message["words"])
         elif do == "step":
-            self.step = f"{message['job']}.{message['step']}"
+            self.step = ".".join(message["words"])
             self.answer()
         elif do == "paused":
             self.answer()
         elif do == "ended":
-            self.status, self.srun = int(message["status"]), 0
+            self.status, self.srun = int(message["words"][0]), 0
             self.answer()
         elif do == "checkpoint":
             self.question = message
@@ -224,7 +233,7 @@ class JobWrapper:
         """Answer the question that is open: from here on nothing happens but what it leads to."""
         if self.question is not None:
             step = self.step if self.status is None else ""
-            self.mailbox.answer(self.question, "ready", step=step)
+            self.mailbox.answer(self.question, "ready", step=step, monitor=self.monitor)
             self.question, self.waiting, self.pause_at = None, True, 0.0
 
     def go_on(self) -> None:
@@ -263,12 +272,12 @@ def write_all(target: int, data: bytes) -> None:
 
 def run(srun: str, argv: list[str]) -> NoReturn:
     """Run srun with this command line and end as it does."""
-    import signal
+    import _signal  # signal itself takes longer to import than srun to be started
 
     wrapper = JobWrapper(srun, argv)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     # Until serve() has its handlers no signal may end this process and leave srun alone.
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
         wrapper.start()
     except OSError as error:

@@ -36,6 +36,7 @@ from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
 MAX_WAIT = 60
 STARTING = 5.0  # seconds that Slurm may take to start the tasks of a step that it knows
 END_WAIT = 60
+PIPE = 65536  # bytes that a pipe holds: where it is full, more waits behind it
 
 Progress = Callable[[str, int, int], None]
 
@@ -96,7 +97,7 @@ class Checkpoint:
         """Start its helpers. inside: the batch script's checkpoint that this is a part of."""
         self.job, self.step, self.options, self.progress = job, step, options, progress
         self.inside = inside
-        self.deadline = inside.deadline if inside else time.monotonic() + options.max_wait
+        self.deadline: float = inside.deadline if inside else time.monotonic() + options.max_wait
         self.layout = self._layout()
         self.site = site
         self.writer: image.Part | None = None
@@ -139,7 +140,7 @@ class Checkpoint:
             found = helpers.ready[node]["tasks"]
             for task in tasks:
                 value = found.get(str(task))
-                where = f"step {self.step.name}: task {task} on {node}"
+                where = self.step.where(task, node)
                 if value is None:
                     raise AlreadyDone(f"{where}: it has ended")
                 if "reason" in value:
@@ -183,10 +184,11 @@ class Checkpoint:
         self.helpers.tell(do="write")
         self._count("dumped", "the dump")
         for task, value in sorted(self.helpers.events("dumped").items()):
-            if value["unread"]:
+            if value["unread"] >= PIPE:
                 self.warnings.append(
-                    f"step {self.step.name}: task {task} on {self.helpers.node_of[task]} has not"
-                    f" read {value['unread']} bytes of its input: a restart will not have them"
+                    f"{self.step.where(task, self.helpers.node_of[task])} has not read"
+                    f" {value['unread']} bytes of its input, and srun may hold more, which a"
+                    " restart will not have"
                 )
 
     def release(self) -> None:
@@ -236,6 +238,7 @@ class Checkpoint:
                     frozen=times["frozen"],
                     seconds=times["seconds"] if "seconds" in times else dumped["frozen"],
                     files=helpers.events("sealed")[task]["files"],
+                    environment=facts["environment"],
                 )
             )
         return Manifest(

@@ -41,6 +41,7 @@ def describe(root: int) -> Object:
             "args": proc.cmdline(root),
             "cwd": proc.link(root, "cwd"),
             "streams": [stream.json() for stream in proc.streams(root)],
+            "environment": {},
         }
     except FileNotFoundError as error:
         raise TaskError("it has just ended") from error

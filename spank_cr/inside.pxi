@@ -36,21 +36,29 @@ cdef int cr_inside_connect(const char *name) noexcept nogil:
     return fd
 
 
-cdef void cr_inside_take(const char *name, const char *old, const char *new) noexcept nogil:
+cdef bint cr_inside_is(const char *value, const char *told) noexcept nogil:
+    """Tell whether a variable has the value that the pod tells: behind an equal sign, "-" for none.
+    """
+    if value == NULL:
+        return told[0] == c'-'
+    return told[0] == c'=' and strcmp(value, told + 1) == 0
+
+
+cdef void cr_inside_take(char **words) noexcept nogil:
     """Give a variable the new job's value, unless the script has set it to something of its own.
 
-    old, new: empty where there is none, else the value behind an equal sign.
+    words: its name, its value in this job, those in the jobs before, and an empty string.
     """
-    cdef const char *now = getenv(name)
-    if now == NULL:
-        if old[0] != 0:
+    cdef const char *now = getenv(words[0])
+    cdef size_t i = 2
+    while words[i][0] != 0:
+        if cr_inside_is(now, words[i]):
+            if words[1][0] == c'=':
+                setenv(words[0], words[1] + 1, 1)
+            else:
+                unsetenv(words[0])
             return
-    elif old[0] == 0 or strcmp(now, old + 1) != 0:
-        return
-    if new[0] == 0:
-        unsetenv(name)
-    else:
-        setenv(name, new + 1, 1)
+        i += 1
 
 
 cdef void cr_inside_init() noexcept nogil:
@@ -72,6 +80,10 @@ cdef void cr_inside_init() noexcept nogil:
     if values == NULL:
         slurm_error(b"cr: couldn't learn the new job's environment: %s", strerror(errno))
         return
+    if count == 0 or values[count - 1][0] != 0:
+        return                        # nothing, or cut off
     while i + 2 < count:
-        cr_inside_take(values[i], values[i + 1], values[i + 2])
-        i += 3
+        cr_inside_take(values + i)
+        while values[i][0] != 0:
+            i += 1
+        i += 1

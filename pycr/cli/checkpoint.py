@@ -77,9 +77,8 @@ def report(made: list[Path], as_json: bool) -> None:
     """Print the generations that were made, a line each."""
     rows = []
     for path in made:
-        manifest = image.load(path)
-        inside = [image.load(each) for each in image.parts(path)]
-        every = [manifest, *inside]
+        every = image.load_all(path)
+        manifest, *inside = every
         row: dict[str, Any] = {
             "step": image.step_name(manifest.job_id, manifest.step_id),
             "path": str(path),

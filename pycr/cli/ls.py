@@ -49,16 +49,18 @@ def row(path: Path) -> dict[str, Any]:
     """Return what there is to say of a generation in one line."""
     base = {"path": str(path.absolute()), "step": path.parent.name, "generation": path.name}
     try:
-        manifest = image.load(path)
+        every = image.load_all(path)
     except PycrError as error:
         return {**base, "whole": False, "why": str(error)}
+    manifest, *inside = every
     return {
         **base,
         "whole": True,
-        "tasks": len(manifest.tasks),
+        "steps": [image.step_name(each.job_id, each.step_id) for each in inside],
+        "tasks": sum(len(each.tasks) for each in (inside if manifest.batch else every)),
         "nodes": int(manifest.geometry.get("nodes", 0)),
-        "size": manifest.size,
-        "frozen": manifest.frozen,
+        "size": sum(each.size for each in every),
+        "frozen": max(each.frozen for each in every),
         "created": manifest.created,
         "command": manifest.command,
     }

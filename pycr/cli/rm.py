@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 from pycr import image
 from pycr.cli import verb_parser
 from pycr.cli.find import target
+from pycr.errors import Busy, NoSuchJob, SlurmError
+from pycr.slurm import commands
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -20,8 +24,23 @@ def run(verb: str, argv: list[str]) -> int:
     paths = [target(word, arguments.image_dir) for word in arguments.checkpoints]
     for path in paths:
         image.check_removable(path)
+        refuse_needed(path)
     for path in paths:
         image.remove(path)
     if arguments.json:
         print(json.dumps([str(path) for path in paths]))
     return 0
+
+
+def refuse_needed(path: Path) -> None:
+    """Refuse to remove what a queued job is to be started from. Raises Busy."""
+    if image.requeued_from(path) is None:
+        return
+    name = path.name if "." in path.name else path.parent.name
+    job_id = int(name.partition(".")[0])
+    try:
+        job = commands.job(job_id)
+    except (NoSuchJob, SlurmError):
+        return  # it is gone, or Slurm does not answer
+    if job.uid == os.getuid() and job.pending:
+        raise Busy(f"{path}: job {job_id} is in the queue, to be started from it: cancel it first")

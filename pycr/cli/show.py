@@ -20,9 +20,11 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
-    manifest = image.load(generation)
+    every = image.load_all(generation)
+    manifest, *inside = every
     if arguments.json:
-        print(json.dumps({"path": str(generation), **manifest.json()}, indent=1))
+        steps = {"steps": [each.json() for each in inside]} if manifest.batch else {}
+        print(json.dumps({"path": str(generation), **manifest.json(), **steps}, indent=1))
         return 0
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     after = "went on running" if manifest.kept_running else "was ended"
@@ -32,21 +34,31 @@ def run(verb: str, argv: list[str]) -> int:
         ("Step", f"{image.step_name(manifest.job_id, manifest.step_id)} of {manifest.user}"),
         ("Command", shlex.join(manifest.command)),
         ("Directory", manifest.cwd),
-        ("Made", f"{when}; the step {after}"),
-        ("Size", f"{size(manifest.size)}, frozen {manifest.frozen:.3f} s"),
+        ("Made", f"{when}; the {'job' if manifest.batch else 'step'} {after}"),
+        (
+            "Size",
+            f"{size(sum(each.size for each in every))},"
+            f" frozen {max(each.frozen for each in every):.3f} s",
+        ),
         ("Geometry", wanted),
     ]
     for node, host in sorted(manifest.hosts.items()):
         facts = ", ".join(f"{name} {value}" for name, value in host.items())
         lines.append((f"Node {node}", facts))
-    for task in manifest.tasks:
-        lines.append(
-            (
-                f"Task {task.task_id}",
-                f"{task.node}, {count(len(task.pids), 'process')}, {size(task.size)},"
-                f" frozen {task.frozen:.3f} s, {shlex.join(task.args)}",
+    for each in every:
+        for task in each.tasks:
+            name = f"Task {task.task_id}"
+            if manifest.batch:
+                name = (
+                    "Script" if each.batch else f"{each.job_id}.{each.step_id} task {task.task_id}"
+                )
+            lines.append(
+                (
+                    name,
+                    f"{task.node}, {count(len(task.pids), 'process')}, {size(task.size)},"
+                    f" frozen {task.frozen:.3f} s, {shlex.join(task.args)}",
+                )
             )
-        )
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name:<{width}}  {value}")

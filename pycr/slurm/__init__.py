@@ -74,6 +74,16 @@ class Step(NamedTuple):
         """The step as Slurm's commands name it."""
         return f"{self.job_id}.{'batch' if self.step_id == BATCH else self.step_id}"
 
+    @property
+    def title(self) -> str:
+        """The step as messages name it."""
+        return f"job {self.job_id}" if self.step_id == BATCH else f"step {self.name}"
+
+    def where(self, task: object, node: str) -> str:
+        """Name a task of it, as messages do."""
+        what = "its batch script" if self.step_id == BATCH else f"task {task}"
+        return f"{self.title}: {what} on {node}"
+
 
 Layout = dict[str, list[int]]  # node -> global task ids
 
