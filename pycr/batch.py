@@ -86,7 +86,7 @@ class Script(Checkpoint):
             keep=not self.options.vacate,
             hold=True,
             timeout=self.options.max_wait,
-            outputs=self.requeue,
+            outputs=self.options.vacate,
         )
         self._count("frozen", "freezing the script")
 
@@ -94,11 +94,14 @@ class Script(Checkpoint):
         """Make the whole generation visible; what ends the helper now ends the script too."""
         made = super().commit()
         if self.requeue:
-            home = config.image_dir(None, self.wish, self.site, self.job.job_id, variable=False)
-            image.write_requeue(home, self.job.job_id, made)
+            image.write_requeue(self._home(), self.job.job_id, made)
         if self.options.vacate:
             self.helpers.tell(do="committed")
         return made
+
+    def _home(self) -> Path:
+        """Return the directory in which the plugin looks when Slurm starts the job again."""
+        return Path(self.wish or config.default_dir(self.site, self.job.job_id))
 
     def release(self) -> None:
         """Let the script go: on, or to its job's end, or back to the queue."""
@@ -139,6 +142,7 @@ class Script(Checkpoint):
             "offset": self.helpers.events("frozen")[0]["offset"],
             "work_dir": fields.get("WorkDir", "/"),
             "nodelist": fields.get("NodeList", ""),
+            "home": str(self._home()),
             "steps": [each.step.name for each in self.steps],
         }
 

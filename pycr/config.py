@@ -135,14 +135,12 @@ def check_directory(path: Path) -> None:
         raise DirectoryError(f"image directory {path}: you cannot write to it")
 
 
-def image_dir(
-    option: str | None, wish: str | None, settings: Site, job_id: int, variable: bool = True
-) -> Path:
+def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int) -> Path:
     """Return the image directory: the option's, the variable's, the step's own, or the site's.
 
     Only the site's default is made when it is missing. Raises DirectoryError.
     """
-    named = option or (variable and os.environ.get("SLURM_CHECKPOINT_DIR")) or wish
+    named = option or os.environ.get("SLURM_CHECKPOINT_DIR") or wish
     if named:
         check_directory(Path(named))
         return Path(named).absolute()

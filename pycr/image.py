@@ -443,8 +443,7 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
     path = step_dir / REQUEUE
     temporary = step_dir / f"{REQUEUE}.{os.getpid()}"
     try:
-        with suppress(FileExistsError):
-            step_dir.mkdir(0o700)
+        step_dir.mkdir(0o700, parents=True, exist_ok=True)
         os.close(open_owned(step_dir))
         with suppress(FileNotFoundError):
             temporary.unlink()

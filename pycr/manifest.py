@@ -156,6 +156,7 @@ _BATCH: dict[str, type] = {
     "offset": int,
     "work_dir": str,
     "nodelist": str,
+    "home": str,
     "steps": list,
 }
 

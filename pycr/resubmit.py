@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pycr import image
-from pycr.errors import Busy, ImageError, NoSuchJob, RestoreFailed
+from pycr.errors import Busy, ImageError, NoSuchJob, NotSupported, RestoreFailed
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, names_memory, names_nodes
 
@@ -70,6 +71,29 @@ def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[st
             command.append(f"--{option}={value}")
     # What the script waited for before its first start (#SBATCH --dependency) is over.
     return [*command, "--dependency=", *more]
+
+
+def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) -> None:
+    """Have Slurm start an ended job again, under its own id, from a checkpoint.
+
+    sbatch cannot choose an id; a job that Slurm still remembers (MinJobAge) can be requeued. regain:
+    called before Slurm is asked, when all of the user's files are written.
+
+    Raises NotSupported, Busy, DirectoryError, SlurmError.
+    """
+    refuse_running(manifest)
+    try:
+        job = commands.job(manifest.job_id)
+    except NoSuchJob as error:
+        raise NotSupported(
+            f"job {manifest.job_id}: Slurm has no record of it any more (MinJobAge), and gives no"
+            " old id to a new job: restart it without --job-id"
+        ) from error
+    if job.uid != manifest.uid or job.fields.get("JobName") != manifest.geometry.get("name"):
+        raise ImageError(f"job {manifest.job_id} is another job than the checkpoint's by now")
+    image.write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
+    regain()
+    commands.requeue(manifest.job_id)
 
 
 def refuse_running(manifest: Manifest) -> None:

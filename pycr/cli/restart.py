@@ -28,7 +28,7 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only print the command")
     parser.add_argument("--stick", action="store_true", help="on the nodes it was on")
     parser.add_argument(
-        "--job-id", action="store_true", help="a batch job under its old id (for root)"
+        "--job-id", action="store_true", help="under its old id, while Slurm still knows the job"
     )
     parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
     parser.add_argument("more", nargs=argparse.REMAINDER, metavar="sbatch or srun options")
@@ -93,9 +93,13 @@ def restart_job(
     for name in manifest.batch["steps"]:
         check(generation / name)
     if arguments.job_id:
-        if os.getuid() != 0:
-            raise AccessDenied("--job-id: only root may choose a job's id")
-        more = [f"--jobid={manifest.job_id}", *more]
+        if more:
+            raise UsageError(f"--job-id: the job keeps its own options: {more[0]} cannot be given")
+        if not arguments.dry_run:
+            resubmit.requeue(generation, manifest, regain)
+        else:
+            print(shlex.join(["scontrol", "requeue", str(manifest.job_id)]))
+        return 0
     if owner is not None:
         more = [f"--uid={owner.pw_name}", f"--gid={owner.pw_gid}", *more]
     resubmit.refuse_running(manifest)
@@ -104,12 +108,17 @@ def restart_job(
         print(shlex.join(command))
         return 0
     script = resubmit.stand_in(generation)
-    if owner is not None:
+    regain()
+    resubmit.submit(command, script)
+    return 0
+
+
+def regain() -> None:
+    """Be root again, where this was root."""
+    if os.getuid() == 0:
         os.seteuid(0)
         os.setegid(0)
         os.setgroups([0])
-    resubmit.submit(command, script)
-    return 0
 
 
 def check(generation: Path) -> Manifest:
