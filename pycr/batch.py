@@ -36,10 +36,7 @@ def check(job: Job, requeue: bool) -> None:
     """
     name = f"job {job.job_id}"
     if not job.is_batch:
-        raise NotSupported(
-            f"{name}: it runs no batch script (salloc or srun made it), and a shell at a terminal"
-            f" cannot be checkpointed: name a step, for example {job.job_id}.0"
-        )
+        raise NotSupported(f"{name}: it runs no batch script: name a step, as {job.job_id}.0")
     if "ArrayJobId" in job.fields:
         raise NotSupported(f"{name}: scripts of job arrays cannot be checkpointed yet, only steps")
     if "HetJobId" in job.fields:
@@ -47,6 +44,18 @@ def check(job: Job, requeue: bool) -> None:
     if requeue and job.fields.get("Requeue") == "0":
         raise SlurmError(
             f"{name}: it may not be requeued: scontrol update jobid={job.job_id} requeue=1"
+        )
+
+
+def refuse_shell(job: Job) -> None:
+    """Refuse a job that is a shell's at a terminal: salloc, whose default name it has.
+
+    Raises NotSupported.
+    """
+    if job.fields.get("JobName") == "interactive":
+        raise NotSupported(
+            f"job {job.job_id}: it is salloc's, whose shell at a terminal cannot be checkpointed:"
+            f" name a step, as {job.job_id}.0"
         )
 
 

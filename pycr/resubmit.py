@@ -76,7 +76,7 @@ def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[st
 def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) -> None:
     """Have Slurm start an ended job again, under its own id, from a checkpoint.
 
-    sbatch cannot choose an id; a job that Slurm still remembers (MinJobAge) can be requeued. regain:
+    sbatch cannot choose an id, but what Slurm still remembers (MinJobAge) can be requeued. regain:
     called before Slurm is asked, when all of the user's files are written.
 
     Raises NotSupported, Busy, DirectoryError, SlurmError.

@@ -60,6 +60,8 @@ def run(verb: str, argv: list[str]) -> int:
         if requeue or wanted == BATCH or (wanted is None and job.is_batch):
             made = batch.checkpoint(job, options, requeue, line, warn)
         else:
+            if wanted is None:
+                batch.refuse_shell(job)
             steps = step.find(job, wanted)
             made = step.checkpoint(job, steps, options, line, warn)
     finally:
