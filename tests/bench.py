@@ -86,6 +86,25 @@ class Bench:
         ]
         report("srun --cr true / srun true", pairs, "   goal: at most 1.30")
 
+    def in_script(self, ours: str, theirs: str) -> list[tuple[float, float]]:
+        """Time two commands in turn in a batch script, where srun_cr is beside its srun."""
+        script = self.alice.place / "pairs.sh"
+        script.write_text(
+            "#!/bin/bash\n#SBATCH -N2 -o pairs.out\n"
+            "timed() { s=$(date +%s%N); eval $1; echo $(( $(date +%s%N) - s )) >> pairs; }\n"
+            f"for i in $(seq {PAIRS}); do timed '{ours}'; timed '{theirs}'; done\n"
+        )
+        (self.alice.place / "pairs").unlink(missing_ok=True)
+        self.must(self.alice, "sbatch -W pairs.sh >/dev/null")
+        times = [int(word) / 1e9 for word in self.alice.read("pairs").split()]
+        return list(zip(times[::2], times[1::2]))
+
+    def scripts(self) -> None:
+        """What --cr adds to a step of a batch script, and to its output."""
+        report("the same in a batch script", self.in_script("srun --cr true", "srun true"))
+        say = "srun{} -n1 -N1 head -c 64M /dev/zero > zeros; rm zeros"
+        report("64 MiB of output to a file", self.in_script(say.format(" --cr"), say.format("")))
+
     def victims(self, start: Callable[[], object]) -> None:
         """Start victims and wait until all have their memory."""
         for old in self.alice.place.glob("ready.*"):
@@ -146,6 +165,7 @@ def main() -> int:
         touch_memory()
         bench = Bench(cluster)
         bench.launch()
+        bench.scripts()
         bench.checkpoint()
     finally:
         if not kept:
