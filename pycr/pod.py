@@ -20,13 +20,12 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Optional
 
 from pycr import ask, image, monitor, protocol, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.meeting import Meeting, OtherFailed, Place
-from pycr.restore import Job, restore
+from pycr.restore import Job, Past, restore
 from pycr.slurm import commands
 
 # After the task has ended, a dump that ended it may still have to report: seconds to wait for it.
@@ -56,9 +55,6 @@ def read_environment(descriptor: int) -> dict[str, str]:
         file.seek(0)
         pairs = [os.fsdecode(each).partition("=") for each in file.read().split(b"\0") if each]
     return {name: value for name, _, value in pairs}
-
-
-Past = dict[str, list[Optional[str]]]
 
 
 def is_slurms(name: str) -> bool:
@@ -303,8 +299,7 @@ def main() -> int:
     try:
         generation = image.resolve(pod.directory)
         meeting = Meeting(generation, Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks))
-        pod.past = image.load(generation).tasks[pod.task_id].environment
-        pod.root = restore(pod.criu, generation, meeting, pod.job)
+        pod.root, pod.past = restore(pod.criu, generation, meeting, pod.job)
         pod.announce()
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why

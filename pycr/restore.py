@@ -17,13 +17,15 @@ import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from pycr import image
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.manifest import TaskImage
 from pycr.meeting import Meeting, Place
+
+Past = dict[str, list[Optional[str]]]
 
 FIRST_FD = 50
 MIB = 1 << 20
@@ -181,8 +183,9 @@ class Job(NamedTuple):
     requeued: bool = False
 
 
-def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> int:
-    """Restore the task whose meeting this is from a generation; return its pid.
+def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> tuple[int, Past]:
+    """Restore the task whose meeting this is from a generation; return its pid, and what Slurm's
+    variables were in the jobs that it was restarted in before.
 
     path: CRIU's. Nothing of the task runs when this raises: ImageError, GeometryError,
     RestoreFailed, NotSupported.
@@ -217,7 +220,8 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> int:
         meeting.wait()
 
     try:
-        return criu.restore(criu.find(path), images, pairs, check, refuse_privilege)
+        pid = criu.restore(criu.find(path), images, pairs, check, refuse_privilege)
+        return pid, mine.environment
     except criu.RestoreFailure as error:
         sums.result()  # if the image is damaged, that is the reason
         raise RestoreFailed(f"{error}{save_log(error.log, generation, place)}") from error

@@ -36,7 +36,9 @@ from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
 MAX_WAIT = 60
 STARTING = 5.0  # seconds that Slurm may take to start the tasks of a step that it knows
 END_WAIT = 60
-PIPE = 65536  # bytes that a pipe holds: where it is full, more waits behind it
+# Bytes of unread input from which on more may wait behind the pipe: it holds 64 KiB, but less where
+# its pages are not filled.
+PIPE = 32768
 
 Progress = Callable[[str, int, int], None]
 

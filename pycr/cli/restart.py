@@ -129,7 +129,10 @@ def check(generation: Path) -> Manifest:
     """
     manifest = image.load(generation)
     if manifest.uid != os.geteuid():
-        raise AccessDenied(f"{generation}: it is a checkpoint of {manifest.user}'s, not yours")
+        what = "job" if manifest.batch else "step"
+        raise AccessDenied(
+            f"{generation}: it is a checkpoint of {manifest.user}'s {what}, not yours"
+        )
     for task in manifest.tasks:
         os.close(image.check_task(generation, task))
     return manifest

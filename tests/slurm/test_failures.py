@@ -125,9 +125,18 @@ def test_no_such_step_or_already_ended(alice: Login, running: Callable[..., Runn
 
 
 def test_job_without_a_step(alice: Login) -> None:
-    job = alice.run("sbatch", "--parsable", "-n1", "--wrap", "sleep 60").stdout.strip()
-    until("it to run", lambda: "R" in alice.run("squeue", "-h", "-j", job, "-o", "%t").stdout)
-    assert_fails(alice.pycr("create", job), 5, f"job {job}: no step of it is running")
+    alice.run("salloc", "-n1", "--no-shell")
+    job = alice.jobs()[0]
+    assert_fails(alice.pycr("create", str(job)), 5, f"job {job}: no step of it is running")
+
+
+def test_shell_of_salloc(alice: Login) -> None:
+    alice.popen("salloc", "-n1", "sleep", "60")
+    job = until("the allocation", alice.jobs)[0]
+    words = "it is salloc's, whose shell at a terminal cannot be checkpointed: name a step"
+    assert_fails(alice.pycr("create", str(job)), 7, words)
+    words = f"job {job}: it runs no batch script: name a step, as {job}.0"
+    assert_fails(alice.pycr("requeue", str(job)), 7, words)
 
 
 def test_pending_job(alice: Login) -> None:

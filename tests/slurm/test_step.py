@@ -71,16 +71,16 @@ def test_independent_tasks_wait_for_no_other(alice: Login) -> None:
 
 
 def test_job_means_all_its_steps(alice: Login) -> None:
-    """Two steps at once in an allocation: create takes both, vacate ends both."""
+    """Two steps at once in an allocation without a script: create takes both, vacate ends both."""
     victim = alice.victim("tick.py")
     (alice.place / "job.sh").write_text(
         "#!/bin/bash\n"
         "for name in a b; do mkdir $name\n"
         f"srun --exact -N2 -n2 -c1 -D $PWD/$name -o $PWD/$name/out -e $PWD/$name/err {victim} &\n"
-        "done; wait; echo over\n"
+        "done; wait; echo over > log\n"
     )
-    words = ["--parsable", "-N2", "--ntasks-per-node=2", "-o", "log", "job.sh"]
-    job_id = alice.run("sbatch", *words).stdout.strip()
+    alice.popen("salloc", "-J", "steps", "-N2", "--ntasks-per-node=2", "bash", "job.sh")
+    job_id = str(until("the allocation", alice.jobs)[0])
     beats = [alice.place / name / f"beat.{task}" for name in "ab" for task in range(2)]
     until("both steps", lambda: all(beat.exists() and beat.stat().st_size for beat in beats))
     made = alice.pycr_json("create", job_id, "--image-dir", ".")
