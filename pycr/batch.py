@@ -26,6 +26,7 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
 
+CHANGE = 0.5  # seconds that Slurm may take to notice that a step has ended
 AGAIN = 0.1  # seconds between attempts
 
 
@@ -197,7 +198,9 @@ def freeze_all(script: Script) -> bool:
             )
         step.run_phases(script.steps, ["prepare", "ask", "freeze"])
         script.freeze()
-    except (AlreadyDone, Later) as error:
+    except PycrError as error:
+        if not isinstance(error, (AlreadyDone, Later)) and not has_changed(script):
+            raise
         if time.monotonic() > script.deadline:
             raise TimedOut(
                 f"job {script.job.job_id}: given up after --max-wait: {error}"
@@ -208,6 +211,17 @@ def freeze_all(script: Script) -> bool:
         script.steps.clear()
         return False
     return True
+
+
+def has_changed(script: Script) -> bool:
+    """Tell whether a step has ended since the script was asked; Slurm says so after its tasks."""
+    names = set(script.step_names())
+    give_up = time.monotonic() + CHANGE
+    while time.monotonic() < give_up:
+        if names - {each.name for each in commands.steps(script.job)}:
+            return True
+        time.sleep(AGAIN)
+    return False
 
 
 def running(script: Script, names: list[str]) -> list[Step]:

@@ -24,17 +24,17 @@ import os
 import select
 import time
 
-from pycr.mailbox import Mailbox, Silence
+from pycr.mailbox import MONITOR, Mailbox, Silence
+from pycr.srun_cr import say
 from pycr.srun_socket import MAX_CONNECTIONS, Connection, Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-COMM = "pycr-monitor"  # its name, by which ask.py and node.py know it (15 bytes at most)
-ROLE = "monitor"
 ROOM = 1 << 16  # bytes read ahead of what is delivered
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
+EPIPE = 32
 LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
 OWN_WORDS = (b"srun: ", b"slurmstepd")  # how Slurm's own lines begin
 
@@ -68,7 +68,9 @@ class Stream:
             self.moved = time.monotonic()
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
+            if error.errno != EPIPE:
+                say(f"couldn't write srun's output: {error.strerror}")
             self.buffer.clear()
             if self.pipe >= 0:
                 os.close(self.pipe)
@@ -84,7 +86,7 @@ class Monitor:
         """owner: srun_cr's mailbox; control: what srun_cr says to this process, a byte each."""
         self.owner, self.owner_pid, self.control = owner, owner_pid, control
         self.listener, self.srun = listener, srun
-        self.mailbox = Mailbox(ROLE)
+        self.mailbox = Mailbox(MONITOR)
         self.silence = Silence(self.mailbox)
         self.streams: list[Stream] = []
         self.connections: dict[int, Connection] = {}
@@ -287,6 +289,8 @@ class Monitor:
                 stream.moved = time.monotonic()
         elif do == "collect":
             self.question, self.collecting, self.held = message, True, True
+            if self.pausing or self.paused:
+                os.kill(self.srun, signal.SIGKILL)  # it has launched nothing, and never will
         elif do == "go on":
             self.go_on()
 

@@ -33,6 +33,7 @@ MIB = 1 << 20
 # of input when its srun is killed or srun's host is gone. BEFORE the dump nothing is held.
 BEFORE = 3600.0
 GRACE = 30.0
+LOOK = 0.05  # seconds between looks for tasks that are being started
 
 
 class PodDump(task.Dump):
@@ -144,7 +145,9 @@ class Helper:
             late.update(task for task, pid in self.leaders.items() if not proc.executed(pid))
             if not late or time.monotonic() > give_up:
                 return
-            time.sleep(0.02)
+            time.sleep(LOOK)
+            if not commands.is_running(self.target_job, self.target_step):
+                return
 
     def ready(self) -> None:
         """Say what the tasks are."""

@@ -21,7 +21,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, image, monitor, protocol, task
+from pycr import ask, image, mailbox, protocol, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed
 from pycr.meeting import Meeting, OtherFailed, Place
@@ -281,7 +281,7 @@ class Pod:
         """Return the processes here that are not the task's, nor of pycr's own beside it."""
         every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         beside = {*self.workers, os.getpid()}
-        beside.update(pid for pid in every if proc.comm(pid) == monitor.COMM)
+        beside.update(pid for pid in every if proc.comm(pid) == mailbox.MONITOR_COMM)
         ours = set(proc.tree(self.root)) | {1}
         for worker in beside:
             ours.update(proc.tree(worker))

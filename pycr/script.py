@@ -16,7 +16,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, image, monitor, protocol, task
+from pycr import ask, image, mailbox, protocol, task
 from pycr.ask import Asked, Process
 from pycr.engine import proc
 from pycr.errors import DirectoryError, Later, PycrError, TaskError
@@ -90,7 +90,7 @@ class ScriptHelper(Helper):
         """Refuse processes that are neither the script's nor a monitor's."""
         if "reason" in found["0"] or self.pods:
             return
-        monitors = {pid for pid in self.every if proc.comm(pid) == monitor.COMM}
+        monitors = {pid for pid in self.every if proc.comm(pid) == mailbox.MONITOR_COMM}
         strays = proc.outside(self.every - inside, {self.root, os.getpid(), *monitors})
         try:
             task.refuse(self.root, strays)
@@ -126,7 +126,7 @@ class ScriptHelper(Helper):
         """Ask the script's processes; report the steps that its srun_cr processes wait for."""
         self.monitors.tell("go on")  # of an attempt that came to nothing
         found = ask.find(proc.tree(self.root))
-        own = [each for each in found if each.role != monitor.ROLE]
+        own = [each for each in found if each.role != mailbox.MONITOR]
         answers = self.asked.ask(own, "checkpoint", patience)
         steps = [answer["step"] for answer in answers.values() if answer.get("step")]
         # Where Slurm follows processes by their parents it does not know the monitors for its own.
@@ -152,7 +152,7 @@ class ScriptHelper(Helper):
         every.update(pid for leader in self.leaders.values() for pid in proc.tree(leader))
         if not self.pods:
             every |= self.told
-        held = [each for each in ask.find(every) if each.role == monitor.ROLE]
+        held = [each for each in ask.find(every) if each.role == mailbox.MONITOR]
         quiet = {"quiet": QUIET, "most": DRAIN} if value["keep"] else {"quiet": 0, "most": 0}
         self.monitors.ask(held, "hold", HOLD, dir=value["dir"], **quiet)
         super().dump(value)
@@ -162,6 +162,10 @@ class ScriptHelper(Helper):
         for dump in self.dumps.values():
             dump.release(False)
             dump.join()
+        if self.dumps:
+            for task_id, pod in self.pods.items():
+                pod.close()  # it serves one dump
+                self.pods[task_id] = self.connect(self.leaders[task_id])
         self.dumps.clear()
         try:
             for path in directory.iterdir():

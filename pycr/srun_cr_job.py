@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 
-from pycr.mailbox import Mailbox, Silence, apply_environment
+from pycr.mailbox import MONITOR_COMM, Mailbox, Silence, apply_environment
 from pycr.srun_cr import dispositions, end_as, exec_srun, look_for_plugin, say
 from pycr.srun_socket import PLACE, Listener
 
@@ -60,6 +60,9 @@ class JobWrapper:
         between = os.fork()
         if between == 0:
             try:
+                # From before it is an orphan: what looks at the script must not take it for one.
+                with open("/proc/self/comm", "w") as file:
+                    file.write(MONITOR_COMM)
                 if os.fork() == 0:
                     os.close(write)
                     self.be_monitor(read, listener, argv, environment)
@@ -90,8 +93,6 @@ class JobWrapper:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, set())
             from pycr import monitor
 
-            with open("/proc/self/comm", "w") as file:
-                file.write(monitor.COMM)
             self.mailbox.only_post()
             made = monitor.Monitor(self.mailbox, owner, control, listener, srun)
             self.close_others(made.descriptors(), pipes)

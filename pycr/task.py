@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pycr import image
 from pycr.engine import criu, proc
-from pycr.errors import PycrError, TaskError
+from pycr.errors import AlreadyDone, PycrError, TaskError
 from pycr.protocol import Object, failure
 
 Report = Callable[[Object], None]
@@ -32,7 +32,10 @@ class Limits(NamedTuple):
 
 
 def describe(root: int) -> Object:
-    """Say what a task is: its processes, program, directory and streams. Raises TaskError."""
+    """Say what a task is: its processes, program, directory and streams.
+
+    Raises TaskError, AlreadyDone.
+    """
     try:
         return {
             "pids": proc.tree(root),
@@ -44,7 +47,7 @@ def describe(root: int) -> Object:
             "environment": {},
         }
     except FileNotFoundError as error:
-        raise TaskError("it has just ended") from error
+        raise AlreadyDone("it has just ended") from error
     except PermissionError as error:
         raise TaskError(
             "/proc does not let its owner look at it: it runs a set-user-ID or unreadable program,"

@@ -132,6 +132,19 @@ def steps(job: Job) -> list[Step]:
     return found
 
 
+def is_running(job_id: int, step_id: int) -> bool:
+    """Tell whether Slurm still knows a step. Raises SlurmError."""
+    if step_id == BATCH:
+        return True  # it is where this is asked
+    try:
+        run("scontrol", "show", "step", f"{job_id}.{step_id}")
+    except SlurmError as error:
+        if re.search(r"Invalid job id|not found|No steps", str(error)):
+            return False
+        raise
+    return True
+
+
 def layout(job_id: int, step_id: int) -> Layout:
     """Return which tasks of a step are on which node. Raises SlurmError, AlreadyDone."""
     name = f"{job_id}.{step_id}"
