@@ -34,6 +34,7 @@ STEP = [
 # Signals 32 and 33 in SigIgn: glibc lets nobody set them, so they stay as this session found them.
 GLIBCS = 1 << 31 | 1 << 32
 CAP_SETPCAP, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE = 1 << 8, 1 << 19, 1 << 40
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 OPTION_VARIABLE = "SLURM_SPANK__SLURM_SPANK_OPTION_spank_cr_"
 
 
@@ -62,6 +63,11 @@ class Run:
     def status(self) -> int:
         """The task's wait status, as waitpid(2) gives it."""
         return int(self.one("status"))
+
+    @property
+    def capabilities(self) -> dict[str, int]:
+        """What a task held when slurmstepd would have executed the user's command."""
+        return {name: int(self.one(f"{name}:"), 16) for name in CAPABILITIES}
 
     @property
     def helper(self) -> dict[str, Any]:
@@ -226,4 +232,4 @@ def ended(pidfd: int) -> bool:
 
 def capabilities(status: dict[str, str]) -> dict[str, int]:
     """Return the sets of a /proc/PID/status, but for the bounding set."""
-    return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
+    return {name: int(status[name], 16) for name in CAPABILITIES}

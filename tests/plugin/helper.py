@@ -37,6 +37,15 @@ def environment() -> list[str]:
     return [os.fsdecode(each) for each in Path("/proc/self/environ").read_bytes().split(b"\0")][:-1]
 
 
+def variables() -> list[str]:
+    """Return what the plugin gave a pod of the task's environment."""
+    if "pycr.pod" not in sys.argv:
+        return []
+    given = Path(f"/proc/self/fd/{sys.argv[-3]}").read_bytes()
+    assert not given or given.endswith(b"\0")
+    return [os.fsdecode(each) for each in given.split(b"\0")[:-1]]
+
+
 def report() -> dict[str, object]:
     return {
         "argv": sys.argv[1:],
@@ -47,6 +56,7 @@ def report() -> dict[str, object]:
         "pid": os.getpid(),
         "sid": os.getsid(0),
         "processes": sorted(int(each) for each in os.listdir("/proc") if each.isdigit()),
+        "variables": variables(),
         "namespaces": {each: os.readlink(f"/proc/self/ns/{each}") for each in ("pid", "mnt")},
     }
 
@@ -81,7 +91,7 @@ def follow(orders: list[str], ctl: int, pipe: int) -> None:
 def main() -> None:
     say("helper", report())
     if "pycr.pod" in sys.argv:
-        directory, ctl, pipe = sys.argv[-4:-1]
+        directory, ctl, pipe = sys.argv[-7:-4]
         orders = Path(directory, "orders").read_text(encoding="ascii").splitlines()
         follow(orders, int(ctl), int(pipe))
 

@@ -8,8 +8,11 @@
  *
  *   context C           local, allocator, remote or slurmd
  *   arg KEY=VALUE       a word of the plugin's line in plugstack.conf
- *   item NAME NUMBER    job, step, tasks, task or global; spank_get_item fails for others
+ *   item NAME NUMBER    uid, job, step, tasks, task or global; spank_get_item fails for others
+ *   word WORD           of the job's command line; without any, spank_get_item fails for it
  *   jobenv NAME=VALUE   in the job's environment, which spank_getenv reads
+ *   nojobenv            spank_get_item fails for the job's environment from here on
+ *   hurry               a socket's patience (SO_RCVTIMEO) is told, and made 0.3 s
  *   layout NODELIST     of the step; without it slurm_job_step_layout_get fails
  *   full                spank_option_register fails from here on
  *   setenv NAME=VALUE, unsetenv NAME, getenv NAME
@@ -43,7 +46,9 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,6 +103,19 @@ static void become(uid_t uid)
 		die("setresuid", strerror(errno));
 }
 
+/* Print the lines of /proc/self/status that name them, each with a space for its tab. */
+static void capabilities(void)
+{
+	FILE *file = fopen("/proc/self/status", "r");
+	char name[16], value[32], line[256];
+
+	while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+		if (sscanf(line, "Cap%15s %31s", name, value) == 2)
+			dprintf(1, "Cap%s %s\n", name, value);
+	if (file != NULL)
+		fclose(file);
+}
+
 static void task(uid_t uid)
 {
 	void (*disposition)(int) = signal(SIGCHLD, SIG_DFL); /* `ignore` is for the task */
@@ -113,6 +131,7 @@ static void task(uid_t uid)
 		call("task_init");
 		/* slurmstepd would execute the user's command here, which ends capabilities. */
 		dprintf(1, "command\nkeepcaps %d\n", prctl(PR_GET_KEEPCAPS));
+		capabilities();
 		_exit(0);
 	}
 	dprintf(1, "task %d\n", pid);
@@ -199,6 +218,12 @@ static void obey(const char *verb, char *rest)
 		item(rest);
 	} else if (strcmp(verb, "jobenv") == 0 && jobenv_count < ROOM) {
 		jobenv[jobenv_count++] = strdup(rest);
+	} else if (strcmp(verb, "word") == 0 && word_count < ROOM) {
+		words[word_count++] = strdup(rest);
+	} else if (strcmp(verb, "nojobenv") == 0) {
+		nojobenv = true;
+	} else if (strcmp(verb, "hurry") == 0) {
+		hurry = true;
 	} else if (strcmp(verb, "layout") == 0) {
 		nodelist = strdup(rest);
 	} else if (strcmp(verb, "full") == 0) {

@@ -7,14 +7,15 @@
 #define ROOM 64
 static const struct { const char *name; spank_item_t item; } names[] = {
 	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
-	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID},
+	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID}, {"uid", S_JOB_UID},
 };
 static struct { bool set; uint32_t value; } items[ROOM];
 static spank_context_t context = S_CTX_ERROR;
 static struct spank_option registered[ROOM];
-static char *args[ROOM], *jobenv[ROOM], *nodelist;
-static int arg_count, option_count, jobenv_count;
-static bool full;
+/* Slurm ends both vectors with a NULL. */
+static char *args[ROOM], *jobenv[ROOM + 1], *words[ROOM + 1], *nodelist;
+static int arg_count, option_count, jobenv_count, word_count;
+static bool full, nojobenv, hurry;
 static void *plugin;
 
 static void die(const char *what, const char *why)
@@ -44,12 +45,24 @@ spank_err_t spank_option_register(spank_t sp, struct spank_option *opt)
 spank_err_t spank_get_item(spank_t sp, spank_item_t item, ...)
 {
 	va_list list;
+	void *first, *second;
 	uint32_t *into;
 
 	(void)sp;
 	va_start(list, item);
-	into = va_arg(list, uint32_t *);
+	first = va_arg(list, void *);
+	second = item == S_JOB_ARGV ? va_arg(list, void *) : NULL;
 	va_end(list);
+	if (item == S_JOB_ARGV && word_count > 0) {
+		*(int *)first = word_count;
+		*(char ***)second = words;
+		return ESPANK_SUCCESS;
+	}
+	if (item == S_JOB_ENV && !nojobenv) {
+		*(char ***)first = jobenv;
+		return ESPANK_SUCCESS;
+	}
+	into = first;
 	if (item >= ROOM || !items[item].set)
 		return ESPANK_ERROR;
 	*into = items[item].value;
@@ -83,6 +96,18 @@ spank_err_t spank_unsetenv(spank_t sp, const char *var)
 	(void)sp;
 	dprintf(1, "spank_unsetenv %s\n", var);
 	return ESPANK_SUCCESS;
+}
+
+/* Before libc's own: a test need not wait for as long as a user may have to. */
+int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+{
+	const struct timeval brief = {0, 300000};
+
+	if (hurry && level == SOL_SOCKET && name == SO_RCVTIMEO) {
+		dprintf(1, "patience %ld\n", (long)((const struct timeval *)value)->tv_sec);
+		value = &brief;
+	}
+	return syscall(SYS_setsockopt, fd, level, name, value, size);
 }
 
 #define LOGGER(level)                                                          \

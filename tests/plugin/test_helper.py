@@ -133,8 +133,16 @@ class TestHelper:
         run = host.run([*script(python), "option cr-helper=7.0", f"task {USER}"])
         assert run.helper["argv"][-1] == "7.0"
 
-    @pytest.mark.parametrize("step", [BATCH, EXTERN, INTERACTIVE])
-    @pytest.mark.parametrize("option", ["cr-helper=7.0", "restart-dir=/"])
+    @pytest.mark.parametrize(
+        ("step", "option"),
+        [
+            (BATCH, "cr-helper=7.0"),
+            (EXTERN, "cr-helper=7.0"),
+            (EXTERN, "restart-dir=/"),
+            (INTERACTIVE, "cr-helper=7.0"),
+            (INTERACTIVE, "restart-dir=/"),
+        ],
+    )
     def test_no_step_of_srun_is_left_alone(
         self, host: Host, python: Path, step: int, option: str
     ) -> None:
@@ -144,6 +152,7 @@ class TestHelper:
         assert "command" in run.lines
         assert not run.errors
         assert int(run.one("keepcaps")) == 0
+        assert set(run.capabilities.values()) == {0}
 
 
 def test_a_plain_task_keeps_no_capability(host: Host, root: None) -> None:
@@ -151,6 +160,7 @@ def test_a_plain_task_keeps_no_capability(host: Host, root: None) -> None:
     assert run.status == 0
     assert "command" in run.lines
     assert int(run.one("keepcaps")) == 0
+    assert set(run.capabilities.values()) == {0}
 
 
 def test_a_plain_task_does_not_see_sruns_variables(host: Host) -> None:

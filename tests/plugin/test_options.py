@@ -151,7 +151,7 @@ class TestDirectory:
         assert run.all("return") == ["init 0", "init_post_opt 0"]
 
 
-@pytest.mark.parametrize("value", ["1.0", "4294967295.4294967295", "1.2"])
+@pytest.mark.parametrize("value", ["1.0", "4294967295.4294967295", "1.2", "7.batch"])
 def test_takes_a_step_for_the_helper(host: Host, value: str) -> None:
     run = host.run([*LOCAL, f"option cr-helper={value}", "call init_post_opt"])
     assert run.one("option") == "cr-helper 0"
@@ -160,7 +160,22 @@ def test_takes_a_step_for_the_helper(host: Host, value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "=", "=x", "=1", "=1.", "=.1", "=.", "=1.2.3", "=1.batch", "=-1.0", "=1 .0", "=../x"]
+    [
+        "",
+        "=",
+        "=x",
+        "=1",
+        "=1.",
+        "=.1",
+        "=.",
+        "=1.2.3",
+        "=1.extern",
+        "=1.batch.0",
+        "=batch",
+        "=-1.0",
+        "=1 .0",
+        "=../x",
+    ]
     + ["=" + "1" * 30 + ".1"],
 )
 def test_refuses_what_is_no_step(host: Host, value: str) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from pycr import protocol
+
 from .driver import (
     CAP_CHECKPOINT_RESTORE,
     CAP_SETPCAP,
@@ -60,14 +62,18 @@ def started(running: Running) -> tuple[int, int]:
 def test_its_words(host: Host, python: Path, place: Path) -> None:
     argv = pod(host, python, place)["argv"]
     assert argv[:12] == ["-I", "-m", "pycr.pod", "7", "3", "5", "1", "8", "n1", "", "0", "1024"]
-    directory, ctl, status, address = argv[12:]
+    directory, ctl, status, address, variables, script_file, requeued = argv[12:]
     assert directory == str(place)
-    assert ctl != status
+    assert len({ctl, status, variables}) == 3
     assert re.fullmatch(r"pycr-[0-9a-f]{16}", address)
+    assert (script_file, requeued) == ("", "0")  # it is no batch script
+    line = [str(python), *argv]
+    assert protocol.pod_address(line) == address
+    assert protocol.pod_script(line) == ""
 
 
 def test_its_socket_has_another_name_each_time(host: Host, python: Path, place: Path) -> None:
-    names = {pod(host, python, place)["argv"][-1] for _ in range(3)}
+    names = {pod(host, python, place)["argv"][-4] for _ in range(3)}
     assert len(names) == 3
 
 
@@ -76,11 +82,12 @@ def test_its_environment_is_made_from_nothing(host: Host, python: Path, place: P
     assert [each.partition("=")[0] for each in report["environ"]] == ["PATH", "LC_ALL"]
 
 
-def test_it_holds_stdio_and_two_pipes(host: Host, python: Path, place: Path) -> None:
+def test_it_holds_stdio_two_pipes_and_a_memfd(host: Host, python: Path, place: Path) -> None:
     report = pod(host, python, place, "open 9", "open 200")
-    ctl, status = report["argv"][-3:-1]
+    _, ctl, status, _, variables, _, _ = report["argv"][-7:]
     fds = report["fds"]
-    assert sorted(fds) == sorted(["0", "1", "2", ctl, status])
+    assert sorted(fds) == sorted(["0", "1", "2", ctl, status, variables])
+    assert fds[variables] == "/memfd:pycr-environment (deleted)"
     assert fds[ctl].startswith("pipe:")
     assert fds[status].startswith("pipe:")
     assert fds[ctl] != fds[status]

@@ -186,6 +186,68 @@ def test_the_wrapper_is_found_beside_the_plugin(host: Host, settings: list[str])
     )
 
 
+# ---- in a job, where srun must not be below srun_cr ----------------------------------------------
+
+JOB = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}
+
+
+def test_in_a_job_the_wrapper_starts_srun_itself(host: Host, settings: list[str]) -> None:
+    run = host.run(script(settings), args=["--cr", "a b"], env={**JOB, "A": "1"})
+    assert run.returncode == 5, run.lines
+    assert not run.errors
+    report = json.loads(run.one("wrapper"))
+    assert report["pid"] == run.pid
+    assert report["children"] == []
+    wrapper = settings[1].partition("=")[2]
+    assert [bytes.fromhex(each).decode() for each in report["argv"]] == [
+        *("-I", "-S", wrapper, str(host.plugin), "--cr", "a b")
+    ]
+    assert report["told"] == {"SRUN": str(host.program)}
+    given = [f"{key}={value}" for key, value in JOB.items()]
+    assert report["environ"] == [*given, "A=1", f"SRUN_CR_SRUN={host.program}"]
+
+
+def test_in_a_job_the_wrapper_gets_the_shells_signals(host: Host, settings: list[str]) -> None:
+    """Blocked by srun is not blocked by the shell; beside these Python itself ignores SIGPIPE."""
+    ignored = (signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ)
+    first = [f"ignore {each.value}" for each in ignored]
+    first += [f"block {each.value}" for each in (signal.SIGTSTP, signal.SIGINT)]
+    lines = script(settings)
+    later = [f"ignore {signal.SIGUSR1.value}", f"block {signal.SIGXCPU.value}"]
+    run = host.run([*first, *lines[:-1], *later, lines[-1]], env=JOB)
+    signals = json.loads(run.one("wrapper"))["signals"]
+    assert signals["SigBlk"] == bits(signal.SIGTSTP)
+    assert signals["SigIgn"] & ~GLIBCS == bits(*ignored, signal.SIGPIPE)
+
+
+def test_in_a_job_an_outer_srun_crs_words_are_dropped(host: Host, settings: list[str]) -> None:
+    env = {**JOB, "SRUN_CR_CHILD": "1", "SRUN_CR_SRUN": "/evil", "SRUN_CR_SOCKET": "/s"}
+    run = host.run(script(settings), env=env)
+    assert json.loads(run.one("wrapper"))["told"] == {"SRUN": str(host.program)}
+
+
+@pytest.mark.parametrize("name", JOB)
+def test_half_of_a_job_is_none(host: Host, settings: list[str], name: str) -> None:
+    """SLURM_JOB_ID alone is what salloc gives a shell, on a node that may be no job's."""
+    report = wrapped(host.run([*script(settings), *CHILD], env={name: JOB[name]}))
+    assert "CHILD" in report["told"]
+
+
+def test_in_a_job_with_a_terminal_it_is_as_outside(host: Host, settings: list[str]) -> None:
+    """A terminal is never part of a checkpoint."""
+    report = wrapped(host.run([*script(settings), *CHILD], env=JOB, terminal=True))
+    assert report["told"]["TERMINAL"] == "1"
+
+
+def test_in_a_job_it_says_that_the_interpreter_does_not_start(
+    host: Host, settings: list[str]
+) -> None:
+    path = Path(settings[0].partition("=")[2])
+    path.write_bytes(b"\x7fELF")
+    run = host.run(script(settings), env=JOB)
+    assert run.refused() == f"cr: couldn't execute {path}: Exec format error"
+
+
 def left_behind() -> list[Path]:
     """Return and remove what the unprivileged user left in /tmp."""
     left = [each for each in Path("/tmp").glob("srun_cr.*") if each.stat().st_uid == USER]

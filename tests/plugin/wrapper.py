@@ -2,7 +2,8 @@
 """The fake srun_cr: says in what state the plugin's --cr made it, and what its child sent.
 
 test_wrap.py installs it as the interpreter (python=) that the plugin executes srun_cr with. It
-prints one line of JSON when the child, the srun that the plugin started beside it, has ended.
+prints one line of JSON when the child, the srun that the plugin started beside it, has ended; in a
+job there is no child, and it does so at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,23 @@ def main() -> None:
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     given = [os.fsdecode(each) for each in Path("/proc/self/environ").read_bytes().split(b"\0")]
     told = {key[8:]: value for key, value in os.environ.items() if key.startswith("SRUN_CR_")}
+    report: dict[str, object] = {
+        "argv": [os.fsencode(each).hex() for each in sys.argv[1:]],
+        "environ": given[:-1],
+        "told": told,
+        "signals": {line[:6]: int(line.split()[1], 16) for line in status if line[:6] in WANTED},
+        "pid": os.getpid(),
+        "pgrp": os.getpgrp(),
+        "children": Path("/proc/thread-self/children").read_text(encoding="ascii").split(),
+    }
+    if "CHILD" in told:
+        report.update(adopt(told))
+    os.write(1, f"wrapper {json.dumps(report)}\n".encode())
+    sys.exit(5)
+
+
+def adopt(told: dict[str, str]) -> dict[str, object]:
+    """Wait for the srun that the plugin has started, and say what it did; none in a job."""
     child = int(told["CHILD"])
     listener = socket.socket(fileno=int(told["LISTENER"]))
     _, ended = os.waitpid(child, 0)
@@ -33,21 +51,14 @@ def main() -> None:
     except BlockingIOError:
         pass
     path = Path(told["SOCKET"])
-    report = {
-        "argv": [os.fsencode(each).hex() for each in sys.argv[1:]],
-        "environ": given[:-1],
-        "told": told,
-        "signals": {line[:6]: int(line.split()[1], 16) for line in status if line[:6] in WANTED},
-        "pid": os.getpid(),
-        "pgrp": os.getpgrp(),
+    found: dict[str, object] = {
         "mode": path.parent.stat().st_mode & 0o7777,
         "ended": ended,
         "frame": frame.hex(),
     }
     path.unlink()
     path.parent.rmdir()
-    os.write(1, f"wrapper {json.dumps(report)}\n".encode())
-    sys.exit(5)
+    return found
 
 
 main()

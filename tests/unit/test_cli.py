@@ -4,32 +4,49 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import pwd
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pycr import cli, errors
-from pycr.cli import checkpoint, restart
+from pycr import cli, errors, image, manifest
+from pycr.cli import checkpoint
 from pycr.errors import UsageError
+from pycr.slurm import BATCH, Geometry, names_nodes
+from tests.unit.test_manifest import BATCH_PART, made
 
 ROOT = Path(__file__).parents[2]
 
 
-def pycr(*words: str) -> subprocess.CompletedProcess[str]:
+def pycr(
+    *words: str, python: str = sys.executable, **more: Any
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "pycr.cli", *words],
+        [python, "-B", "-m", "pycr.cli", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        **more,
     )
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("12", (12, None)), ("12.0", (12, 0)), ("012.07", (12, 7)), ("999999999", (999999999, None))],
+    [
+        ("12", (12, None)),
+        ("12.0", (12, 0)),
+        ("012.07", (12, 7)),
+        ("12.batch", (12, BATCH)),
+        ("999999999", (999999999, None)),
+    ],
 )
 def test_step_id(text: str, wanted: tuple[int, int | None]) -> None:
     assert cli.step_id(text) == wanted
@@ -37,7 +54,23 @@ def test_step_id(text: str, wanted: tuple[int, int | None]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "12.", ".0", "12.0.1", "-1", "+1", "1e3", " 12", "12\n", "12.batch", "1" * 10, "١٢"],
+    [
+        "",
+        ".",
+        "12.",
+        ".0",
+        "12.0.1",
+        "-1",
+        "+1",
+        "1e3",
+        " 12",
+        "12\n",
+        "12.extern",
+        "12.batch.0",
+        "batch",
+        "1" * 10,
+        "١٢",
+    ],
 )
 def test_no_step_id(text: str) -> None:
     with pytest.raises(UsageError, match=r"neither JOB nor JOB.STEP"):
@@ -82,7 +115,7 @@ def test_size(count: int, text: str) -> None:
     ],
 )
 def test_names_nodes(options: list[str], wanted: bool) -> None:
-    assert restart.names_nodes(options) is wanted
+    assert names_nodes(options) is wanted
 
 
 @pytest.mark.parametrize("text", ["1", "60", "2147483647"])
@@ -114,7 +147,7 @@ def test_help_names_every_verb() -> None:
         assert line in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["create", "vacate", "ls", "show", "rm", "doctor"])
+@pytest.mark.parametrize("verb", ["create", "vacate", "requeue", "ls", "show", "rm", "doctor"])
 def test_json_on_all(verb: str) -> None:
     assert "--json" in pycr(verb, "--help").stdout
 
@@ -134,6 +167,13 @@ def test_version() -> None:
         ["create", "1", "2"],
         ["create", "1", "--max-wait=0"],
         ["vacate", "1", "--independent"],
+        ["requeue"],
+        ["requeue", "1", "--independent"],
+        ["requeue", "1", "--max-wait=0"],
+        ["requeue", "1", "2"],
+        ["restart"],
+        ["restart", "--job-id"],
+        ["restart", "--nodes=2", "1"],
         ["create", "1", "--max"],
         ["ls", "--nonsense"],
     ],
@@ -146,12 +186,121 @@ def test_bad_usage(words: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("step", ["12.0", "12.3"])
+def test_a_step_is_not_requeued(step: str) -> None:
+    done = pycr("requeue", step)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"pycr: {step}: only a job can be requeued, not a step\n"
+
+
+@pytest.mark.parametrize("option", ["--nodes=2", "-N2", "--exclusive"])
+def test_options_of_sbatch_before_the_checkpoint(option: str) -> None:
+    done = pycr("restart", option, "12")
+    assert (done.returncode, done.stdout) == (2, "")
+    wanted = "options of sbatch and srun go behind the checkpoint"
+    assert done.stderr == f"pycr: {option.partition(' ')[0]}: {wanted}\n"
+
+
+def checkpoint_of(place: Path, step_id: int, batch: dict[str, Any]) -> Path:
+    """Make a checkpoint without a file in it."""
+    writer = image.Writer(place, 12, step_id)
+    writer.add_tasks(1)
+    wanted = made(1)
+    task = wanted.tasks[0]._replace(files={})
+    geometry = Geometry(1, 1, 0, "", "", "", "", "", "", "app", "", "", "")._asdict()
+    path = writer.commit(
+        wanted._replace(step_id=step_id, batch=batch, tasks=[task], geometry=geometry)
+    )
+    writer.close()
+    return path
+
+
+def test_only_a_batch_job_has_its_old_id_again(tmp_path: Path) -> None:
+    path = checkpoint_of(tmp_path, 0, {})
+    done = pycr("restart", "--job-id", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pycr: --job-id: only a batch job is restarted under its old id\n"
+
+
+@pytest.fixture
+def strangers() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A directory of somebody's who is not root, and how Popen becomes them."""
+    if os.getuid() != 0:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name), {}
+        return
+    who = pwd.getpwnam("nobody")
+    # The system's interpreter, where there is one: this one may lie below /root.
+    system = "/usr/bin/python3"
+    python = system if Path(system).exists() else sys.executable
+    as_them: dict[str, Any] = {
+        "user": who.pw_uid,
+        "group": who.pw_gid,
+        "extra_groups": [],
+        "python": python,
+    }
+    try:
+        pycr("--version", **as_them).check_returncode()
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip(f"an unprivileged user cannot run {python} in {ROOT}")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        os.chown(name, who.pw_uid, who.pw_gid)
+        yield Path(name), as_them
+
+
+def given_to(path: Path, uid: int) -> None:
+    """Make a checkpoint another user's, its manifest too."""
+    value = json.loads((path / "manifest.json").read_bytes())["manifest"]
+    value["uid"] = uid
+    (path / "manifest.json").write_bytes(manifest.seal(json.dumps(value).encode()))
+    for each in (path.parent, *path.parent.rglob("*")):
+        os.chown(each, uid, -1)
+
+
+def test_a_job_under_its_old_id_keeps_its_options(
+    strangers: tuple[Path, dict[str, Any]],
+) -> None:
+    place, as_them = strangers
+    path = checkpoint_of(place, BATCH, BATCH_PART)
+    given_to(path, as_them.get("user", os.getuid()))
+    done = pycr("restart", "--job-id", "--dry-run", str(path), "--nodes=3", **as_them)
+    assert (done.returncode, done.stdout) == (2, "")
+    wanted = "pycr: --job-id: the job keeps its own options: --nodes=3 cannot be given\n"
+    assert done.stderr == wanted
+    done = pycr("restart", "--job-id", "--dry-run", str(path), **as_them)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "scontrol requeue 12\n", "")
+
+
+def test_another_users_checkpoint(strangers: tuple[Path, dict[str, Any]]) -> None:
+    place, as_them = strangers
+    if not as_them:
+        pytest.skip("needs root, to be two users")
+    path = checkpoint_of(place, BATCH, BATCH_PART)
+    for each in (place, *place.rglob("*")):
+        each.chmod(0o755)
+    done = pycr("restart", "--dry-run", str(path), **as_them)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith(f"pycr: {path}: it is another user's")
+
+
+def test_a_step_is_restarted_by_its_owner(strangers: tuple[Path, dict[str, Any]]) -> None:
+    place, as_them = strangers
+    if not as_them:
+        pytest.skip("needs root, to be two users")
+    path = checkpoint_of(place, 0, {})
+    given_to(path, as_them["user"])
+    done = pycr("restart", "--dry-run", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pycr: a step is restarted by its owner, not by root\n"
+
+
 def test_every_error_has_a_status_of_its_own() -> None:
     kinds = [
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.PycrError)
     ]
+    kinds.remove(errors.Later)  # it never leaves pycr: TimedOut does in its place
     statuses = [kind.exit_status for kind in kinds]
     assert len(set(statuses)) == len(statuses)
     for kind in kinds:

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from pycr import image
+from pycr import image, manifest
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError, PycrError
-from tests.unit.test_manifest import made
+from pycr.slurm import BATCH
+from tests.unit.test_manifest import BATCH_PART, made
 
 
 def write(directory: Path, text: bytes = b"abc") -> Path:
@@ -294,6 +295,255 @@ def test_remove(tmp_path: Path) -> None:
 def test_only_checkpoints_are_removed(tmp_path: Path) -> None:
     (tmp_path / "12.0").symlink_to(tmp_path)
     (tmp_path / "work").mkdir()
-    for name in ("12.0", "work", "missing", "13.0", "."):
+    for name in ("12.0", "work", "missing", "13.0", "13.batch", "12.extern", "."):
         with pytest.raises(ImageError):
             image.check_removable(tmp_path / name)
+
+
+# ---- a batch script's generation ----------------------------------------------------------------
+
+
+def write_job(directory: Path, names: Sequence[str] = ("12.0", "12.3")) -> Path:
+    """Make a generation of a batch script, with steps in it."""
+    writer = image.Writer(directory, 12, BATCH)
+    writer.add_tasks(1)
+    for name in names:
+        part = writer.part(name)
+        part.add_tasks(2)
+        assert part.final == writer.final / name
+        assert part.commit(made(2)._replace(step_id=int(name.partition(".")[2]))) == part.final
+        part.close()
+    batch = {**BATCH_PART, "steps": list(names)}
+    wanted = made(1, writer.generation)._replace(step_id=BATCH, batch=batch)
+    done = writer.commit(wanted)
+    writer.close()
+    return done
+
+
+def test_a_whole_job(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        path = write_job(tmp_path)
+    finally:
+        os.umask(old)
+    assert path == tmp_path / "12.batch" / "0001"
+    assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
+    found = image.load(path)
+    assert found.batch["steps"] == ["12.0", "12.3"]
+    assert image.resolve(path / "12.0") == path / "12.0"
+    assert image.steps(tmp_path) == [tmp_path / "12.batch"]
+
+
+def test_all_of_a_job_is_read_or_none(tmp_path: Path) -> None:
+    path = write_job(tmp_path)
+    assert [each.step_id for each in image.load_all(path)] == [BATCH, 0, 3]
+    assert [each.step_id for each in image.load_all(write(tmp_path))] == [0]
+    (path / "12.3" / "manifest.json").unlink()
+    with pytest.raises(ImageError, match=r"12\.batch/0001/12\.3/manifest\.json: No such file"):
+        image.load_all(path)
+
+
+def test_jobs_come_before_their_steps(tmp_path: Path) -> None:
+    for name in ("12.1", "12.batch", "12.0", "9.3", "9.batch", "x.batch", "12.batchx"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in image.steps(tmp_path)] == [
+        *("9.batch", "9.3", "12.batch", "12.0", "12.1")
+    ]
+
+
+def test_nothing_of_a_job_is_to_be_seen_before_the_commit(tmp_path: Path) -> None:
+    writer = image.Writer(tmp_path, 12, BATCH)
+    part = writer.part("12.0")
+    part.add_tasks(1)
+    part.commit(made(1))
+    assert image.generations(tmp_path / "12.batch") == []
+    with pytest.raises(ImageError, match="only the remains of one"):
+        image.resolve(tmp_path / "12.batch")
+    part.close()
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_abandoned_and_begun_anew(tmp_path: Path) -> None:
+    """As when a step has ended, or another begun, before the script stood still."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    writer = image.Writer(tmp_path, 12, BATCH)
+    part = writer.part("12.0")
+    part.add_tasks(1)
+    (part.path / "task.0" / "core-1.img").write_text("x")
+    part.abandon()
+    part.abandon()  # as step.py may, after an error
+    assert list(writer.path.iterdir()) == []
+    first = writer.part("12.0")
+    first.add_tasks(3)
+    second = writer.part("12.0")  # in place of the one that was begun before
+    second.add_tasks(1)
+    assert [path.name for path in (writer.path / "12.0").iterdir()] == ["task.0"]
+    for each in (first, second):
+        each.close()
+    writer.abandon()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_committed_job_can_still_be_taken_back(tmp_path: Path) -> None:
+    """What fails behind the commit (`pycr requeue` with no place for its file) leaves no trace."""
+    writer = image.Writer(tmp_path, 12, BATCH)
+    writer.add_tasks(1)
+    path = writer.commit(made(1)._replace(step_id=BATCH, batch=BATCH_PART))
+    assert image.load(path)
+    writer.abandon()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_not_removed_alone(tmp_path: Path) -> None:
+    """Its batch script's generation could not be restored without it."""
+    path = write_job(tmp_path)
+    with pytest.raises(ImageError, match=r"12\.0: a part of the batch job's checkpoint .*/0001$"):
+        image.check_removable(path / "12.0")
+    image.check_removable(path)
+    image.check_removable(path.parent)
+    image.remove(path)
+    assert not (tmp_path / "12.batch").exists()
+
+
+def test_a_step_beside_some_manifest_is_removed(tmp_path: Path) -> None:
+    """Many programs have a manifest.json."""
+    write(tmp_path)
+    (tmp_path / "manifest.json").touch()
+    image.check_removable(tmp_path / "12.0")
+
+
+# ---- late output --------------------------------------------------------------------------------
+
+
+def test_late_output_comes_back(tmp_path: Path) -> None:
+    streams = {1: b"out\n\0\xff", 2: os.urandom(200_000)}
+    image.write_late(str(tmp_path), 4711, streams)
+    assert image.read_late(str(tmp_path), 4711) == streams
+    assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
+    assert image.read_late(str(tmp_path), 4712) == {}
+    image.write_late(str(tmp_path), 4711, {1: b"other"})
+    assert image.read_late(str(tmp_path), 4711) == {1: b"other"}
+    image.write_late(str(tmp_path), 4711, {})
+    assert image.read_late(str(tmp_path), 4711) == {}
+    assert list((tmp_path / "late").iterdir()) == []
+
+
+def test_no_late_output_leaves_no_directory(tmp_path: Path) -> None:
+    image.write_late(str(tmp_path), 4711, {})
+    assert list(tmp_path.iterdir()) == []
+    assert image.read_late(str(tmp_path), 4711) == {}
+
+
+def test_late_output_that_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        image.write_late(str(tmp_path / "missing"), 4711, {1: b"x"})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"eHh4", b"eHh5"))
+
+
+def other(text: bytes) -> Callable[[Path], None]:
+    def write_other(path: Path) -> None:
+        path.write_bytes(manifest.seal(text))
+
+    return write_other
+
+
+LATE_DAMAGES = {
+    "cut": cut,
+    "changed": change,
+    "empty": lambda path: path.write_bytes(b""),
+    "link": link,
+    "fifo": fifo,
+    "directory": directory,
+    "list": other(b"[]"),
+    "text": other(b'{"1": 7}'),
+    "no base64": other(b'{"1": "eHh"}'),
+    "no number": other(b'{"x": "eHh4"}'),
+    "deep": other(b"[" * 200_000),
+    "not UTF-8": other(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("name", LATE_DAMAGES)
+def test_damaged_late_output_is_none(tmp_path: Path, name: str) -> None:
+    """A restored script is running already, and goes on without it."""
+    image.write_late(str(tmp_path), 4711, {1: b"xxx"})
+    path = tmp_path / "late" / "4711"
+    assert b"eHh4" in path.read_bytes()
+    LATE_DAMAGES[name](path)
+    assert image.read_late(str(tmp_path), 4711) == {}
+
+
+# ---- the requeue file ---------------------------------------------------------------------------
+
+
+def test_requeue_file(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        path = image.write_requeue(tmp_path, 12, Path("/images/12.batch/0001"))
+    finally:
+        os.umask(old)
+    assert path == tmp_path / "12.batch" / "requeue"
+    assert path.read_bytes() == b"/images/12.batch/0001\n"
+    assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
+    image.write_requeue(tmp_path, 12, Path("/images/12.batch/0002"))
+    assert path.read_bytes() == b"/images/12.batch/0002\n"
+    assert [each.name for each in path.parent.iterdir()] == ["requeue"]
+
+
+def test_requeue_file_is_there_or_not_but_never_half(tmp_path: Path) -> None:
+    """Whoever has the old one open goes on reading the old one."""
+    path = image.write_requeue(tmp_path, 12, Path("/1"))
+    with path.open() as file:
+        image.write_requeue(tmp_path, 12, Path("/2"))
+        assert file.read() == "/1\n"
+    assert path.read_text() == "/2\n"
+
+
+def test_requeue_file_over_the_remains_of_another(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    step = tmp_path / "12.batch"
+    step.mkdir(0o700)
+    (step / f"requeue.{os.getpid()}").symlink_to(outside)
+    (step / "requeue").symlink_to(outside)
+    path = image.write_requeue(tmp_path, 12, Path("/1"))
+    assert not path.is_symlink()
+    assert path.read_text() == "/1\n"
+    assert outside.read_text() == "x"
+
+
+def test_requeue_file_in_a_directory_that_others_may_write(tmp_path: Path) -> None:
+    (tmp_path / "12.batch").mkdir()
+    (tmp_path / "12.batch").chmod(0o777)
+    with pytest.raises(AccessDenied, match="writable by others"):
+        image.write_requeue(tmp_path, 12, Path("/1"))
+    (tmp_path / "file").touch()
+    with pytest.raises(DirectoryError, match=r"/12\.batch/requeue: Not a directory"):
+        image.write_requeue(tmp_path / "file", 12, Path("/1"))
+    assert image.write_requeue(tmp_path / "missing", 12, Path("/1")).is_file()
+
+
+def test_whether_a_generation_is_to_be_requeued_from(tmp_path: Path) -> None:
+    """`pycr rm` asks, so that it says so before it removes it."""
+    path = write_job(tmp_path)
+    assert image.requeued_from(path) is None
+    image.write_requeue(tmp_path, 12, path)
+    assert image.requeued_from(path) == image.requeued_from(path.parent) == path
+    assert image.requeued_from(path.with_name("0002")) is None
+
+
+def test_a_generation_is_removed_with_its_jobs_requeue_file(tmp_path: Path) -> None:
+    """It would else lead a job that Slurm starts again to what is no more."""
+    path = write_job(tmp_path)
+    image.write_requeue(tmp_path, 12, path)
+    image.remove(path)
+    assert list(tmp_path.iterdir()) == []

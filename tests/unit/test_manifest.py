@@ -17,6 +17,16 @@ from pycr.manifest import Manifest, TaskImage
 SHA = "0" * 64
 
 
+BATCH_PART: dict[str, Any] = {
+    "script": "/var/spool/slurmd/job00012/slurm_script",
+    "offset": 77,
+    "work_dir": "/home/alice",
+    "nodelist": "n[0-1]",
+    "home": "/scratch/alice",
+    "steps": [],
+}
+
+
 def made(tasks: int = 2, generation: int = 1) -> Manifest:
     return Manifest(
         job_id=12,
@@ -31,6 +41,7 @@ def made(tasks: int = 2, generation: int = 1) -> Manifest:
         geometry={"tasks": tasks, "nodes": 1},
         hosts={"n0": {"kernel": "6.18"}},
         versions={"pycr": "0"},
+        batch={},
         tasks=[
             TaskImage(
                 task_id=task,
@@ -45,6 +56,7 @@ def made(tasks: int = 2, generation: int = 1) -> Manifest:
                 frozen=0.25 * task,
                 seconds=0.5,
                 files={"core-1.img": (3, SHA), "pages-1.img": (4096, SHA)},
+                environment={"SLURM_JOB_ID": ["11", None]},
             )
             for task in range(tasks)
         ],
@@ -57,6 +69,12 @@ def test_manifest_comes_back() -> None:
     assert (wanted.size, wanted.frozen) == (3 * 4099, 0.5)
     # It is JSON, for other tools.
     assert json.loads(wanted.dumps())["manifest"]["job_id"] == 12
+
+
+def test_manifest_of_a_batch_script_comes_back() -> None:
+    for part in (BATCH_PART, {**BATCH_PART, "offset": -1, "steps": ["12.0", "12.4294901760"]}):
+        wanted = made(1)._replace(batch=part)
+        assert Manifest.loads(wanted.dumps(), "m") == wanted
 
 
 def test_not_a_number_is_not_written() -> None:
@@ -148,6 +166,9 @@ WRONG = {
     "host text": put("hosts", "n0", "x"),
     "created before": put("created", -1),
     "created never": put("created", 1e300),
+    "environment list": put("tasks", 0, "environment", []),
+    "environment text": put("tasks", 0, "environment", {"A": "1"}),
+    "environment number": put("tasks", 0, "environment", {"A": [1]}),
     "pid 0": put("tasks", 0, "pids", [0]),
     "pid -1": put("tasks", 0, "pids", [-1]),
     "pid huge": put("tasks", 0, "pids", [1 << 22]),
@@ -163,10 +184,54 @@ def test_manifest_with_wrong_content(name: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("number", [0, 2, 1.5, "1", None, [], "x" * 1000])
+def put_batch(name: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    """Return a function that gives a manifest a batch script's part with something wrong in it."""
+
+    def change(whole: Any) -> None:
+        whole["batch"] = {**BATCH_PART, name: value}
+
+    return change
+
+
+WRONG_BATCH = {
+    "null": put("batch", None),
+    "list": put("batch", []),
+    "missing": put("batch", {**BATCH_PART, "offset": 1, "script": "/x", "steps": 7}),
+    "one field": put("batch", {"script": "/x"}),
+    "more": put_batch("surprise", 1),
+    "script number": put_batch("script", 7),
+    "script null": put_batch("script", None),
+    "offset text": put_batch("offset", "7"),
+    "offset fraction": put_batch("offset", 7.0),
+    "offset true": put_batch("offset", True),
+    "work_dir number": put_batch("work_dir", 7),
+    "nodelist list": put_batch("nodelist", []),
+    "home null": put_batch("home", None),
+    "steps text": put_batch("steps", "12.0"),
+    "step number": put_batch("steps", [12]),
+    "step up": put_batch("steps", ["../12.0"]),
+    "step down": put_batch("steps", ["12.0/.."]),
+    "step slash": put_batch("steps", ["12.0/"]),
+    "step absolute": put_batch("steps", ["/12.0"]),
+    "step dots": put_batch("steps", [".."]),
+    "step empty": put_batch("steps", [""]),
+    "step batch": put_batch("steps", ["12.batch"]),
+    "step newline": put_batch("steps", ["12.0\n"]),
+    "step nul": put_batch("steps", ["12.0\0"]),
+    "step digits": put_batch("steps", ["١٢.0"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_BATCH)
+def test_batch_script_with_wrong_content(name: str) -> None:
+    with pytest.raises(ImageError, match=r"^m: damaged: "):
+        Manifest.loads(sealed(WRONG_BATCH[name]), "m")
+
+
+@pytest.mark.parametrize("number", [0, 1, 1.5, "1", None, [], "x" * 1000])
 def test_manifest_of_another_format(number: object) -> None:
     with pytest.raises(
-        ImageError, match=r"^m: format .* is not the 1 that this pycr reads"
+        ImageError, match=r"^m: format .* is not the 2 that this pycr reads"
     ) as caught:
         Manifest.loads(sealed(put("format", number)), "m")
     assert len(str(caught.value)) < 200
