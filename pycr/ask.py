@@ -25,6 +25,7 @@ from pycr.protocol import Object
 STILL_THERE = mailbox.SILENCE / 4  # seconds between words to those who wait
 TURN = 0.05  # seconds between looks at who has not answered yet
 AGAIN = 0.2  # seconds until one who said "later" is asked again
+WHOLE = 5.0  # seconds that a process may take to read a message larger than its pipe
 MAX_ANSWER = 1 << 16
 
 
@@ -47,8 +48,16 @@ class Process:
 
     def tell(self, do: str, **value: Any) -> None:
         """Send it a message; one that has ended, or whose mailbox is full, gets none."""
+        data = json.dumps({"do": do, **value}).encode() + b"\n"
         with suppress(OSError):
-            os.write(self._request, json.dumps({"do": do, **value}).encode() + b"\n")
+            data = data[os.write(self._request, data) :]
+            # A pipe may hold less than an environment: what is begun is ended, or nothing that
+            # comes behind it could be understood.
+            give_up = time.monotonic() + WHOLE
+            while data and time.monotonic() < give_up:
+                select.select([], [self._request], [], TURN)
+                with suppress(BlockingIOError):
+                    data = data[os.write(self._request, data) :]
 
     def ask(self, do: str, **value: Any) -> None:
         """Send it a question; answer() then has what it said."""
@@ -59,7 +68,10 @@ class Process:
     def answer(self) -> Object | None:
         """Return its answer, None while there is none. Raises ProcessLookupError."""
         with suppress(BlockingIOError):
-            self._data += os.read(self.reply, 65536)
+            data = os.read(self.reply, 65536)
+            if not data:  # it has closed its mailbox: by now it is another program (execve(2))
+                raise ProcessLookupError(self.pid)
+            self._data += data
         *lines, self._data = self._data.split(b"\n")
         if len(self._data) > MAX_ANSWER:
             raise ProcessLookupError(self.pid)

@@ -26,7 +26,8 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
 
-CHANGE = 0.5  # seconds that Slurm may take to notice that a step has ended
+NOTICE = 0.5  # seconds that Slurm may take to notice that a step has ended
+ENDING = 2.0  # and after which, where some of its tasks have, it will go on without them
 AGAIN = 0.1  # seconds between attempts
 
 
@@ -68,6 +69,8 @@ class Script(Checkpoint):
     ) -> None:
         self.requeue = requeue
         self.steps: list[Checkpoint] = []
+        self.trouble: PycrError | None = None  # why it was not possible the last time
+        self.trouble_since = 0.0
         super().__init__(job, batch_step(job), site, options, progress)
 
     def _layout(self) -> Layout:
@@ -82,6 +85,32 @@ class Script(Checkpoint):
         self.helpers.forget("asked", "frozen")
         self.helpers.tell(do="ask", patience=max(0.0, left - 1))
         self._count("asked", "waiting until the script is ready for it")
+
+    def refuse_for_good(self, error: PycrError) -> None:
+        """Raise an error again unless it comes of what is just changing, and may pass."""
+        if time.monotonic() > self.deadline:
+            # The first one says what was in the way; the last may be that the time was short.
+            raise TimedOut(f"{self.trouble or error}: given up after --max-wait") from error
+        if isinstance(error, Later) or self._has_changed(isinstance(error, AlreadyDone)):
+            self.trouble, self.trouble_since = error, 0.0
+            return
+        # Where a step's tasks have ended and it has not, it may take Slurm a moment, or for ever.
+        if not isinstance(error, AlreadyDone):
+            raise error
+        if not self.trouble_since:
+            self.trouble, self.trouble_since = error, time.monotonic()
+        elif time.monotonic() - self.trouble_since > ENDING:
+            raise error
+
+    def _has_changed(self, at_once: bool) -> bool:
+        """Tell whether a step has ended since the script was asked; Slurm may take a moment."""
+        names = set(self.step_names()) if "asked" in self.helpers.seen else set()
+        give_up = time.monotonic() + (0 if at_once else NOTICE)
+        while not names - {each.name for each in commands.steps(self.job)}:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(AGAIN)
+        return True
 
     def step_names(self) -> list[str]:
         """Return the steps that the script's srun_cr processes wait for."""
@@ -199,29 +228,13 @@ def freeze_all(script: Script) -> bool:
         step.run_phases(script.steps, ["prepare", "ask", "freeze"])
         script.freeze()
     except PycrError as error:
-        if not isinstance(error, (AlreadyDone, Later)) and not has_changed(script):
-            raise
-        if time.monotonic() > script.deadline:
-            raise TimedOut(
-                f"job {script.job.job_id}: given up after --max-wait: {error}"
-            ) from error
+        script.refuse_for_good(error)
         for each_begun in script.steps:
             with suppress(PycrError):
                 each_begun.give_up()
         script.steps.clear()
         return False
     return True
-
-
-def has_changed(script: Script) -> bool:
-    """Tell whether a step has ended since the script was asked; Slurm says so after its tasks."""
-    names = set(script.step_names())
-    give_up = time.monotonic() + CHANGE
-    while time.monotonic() < give_up:
-        if names - {each.name for each in commands.steps(script.job)}:
-            return True
-        time.sleep(AGAIN)
-    return False
 
 
 def running(script: Script, names: list[str]) -> list[Step]:

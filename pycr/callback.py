@@ -94,13 +94,25 @@ def _start() -> None:
         _thread.start()
 
 
+def _forked() -> None:
+    """Replace, in a child of fork(2), a lock held by a thread that the child does not have."""
+    global _lock, _critical
+    _lock = threading.Lock()
+    if _critical.acquire(blocking=False):  # free, or this thread's own
+        _critical.release()
+    else:
+        _critical = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 def _serve(mailbox: Mailbox) -> None:
     while True:
-        mailbox.wait(None)
-        for message in mailbox.read():
-            if message.get("do") == "checkpoint":
-                with _critical:
-                    _checkpoint(mailbox, message)
+        message = mailbox.next(None)
+        if message is not None and message.get("do") == "checkpoint":
+            with _critical:
+                _checkpoint(mailbox, message)
 
 
 def _checkpoint(mailbox: Mailbox, question: dict[str, Any]) -> None:
@@ -124,21 +136,20 @@ def _checkpoint(mailbox: Mailbox, question: dict[str, Any]) -> None:
     mailbox.answer(question, "ready")
     silence = Silence(mailbox)
     while True:
-        if not mailbox.wait(1000):
+        message = mailbox.next(1000)
+        if message is None:
             if silence.over():
                 break
             continue
         silence.heard()
-        for message in mailbox.read():
-            if message.get("do") == "checkpoint":
-                mailbox.answer(message, "ready")  # asked again: the first attempt came to nothing
-            elif message.get("do") == "go on":
-                _after(done)
-                return
-            elif message.get("do") == "restarted":
-                mailbox.renew()
-                _restarted(done, message)
-                return
+        if message.get("do") == "checkpoint":
+            mailbox.answer(message, "ready")  # asked again: the first attempt came to nothing
+        elif message.get("do") == "go on":
+            break
+        elif message.get("do") == "restarted":
+            mailbox.renew()
+            _restarted(done, message)
+            return
     _after(done)
 
 

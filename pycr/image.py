@@ -432,7 +432,7 @@ def read_late(directory: str, own_pid: int) -> dict[int, bytes]:
         with os.fdopen(descriptor, "rb") as file:
             value = json.loads(unseal(file.read()))
         return {int(fd): base64.b64decode(data) for fd, data in value.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 

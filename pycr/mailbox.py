@@ -57,6 +57,7 @@ class Mailbox:
         self.request, self._write = os.pipe2(flags)
         self._reply_read, self._reply = os.pipe2(flags)
         self._data = b""
+        self._unread: list[dict[str, Any]] = []
         self._identity = identity()
         self._card = os.memfd_create(NAME)
         card = f'"protocol": {PROTOCOL}, "pid": {os.getpid()}, "role": "{role}"'
@@ -90,10 +91,16 @@ class Mailbox:
                 except (ValueError, RecursionError):
                     continue
                 found.append(value)
-            elif line:
+            elif line.strip():
                 do, *words = line.decode(errors="replace").split()
                 found.append({"do": do, "words": words})
         return found
+
+    def next(self, milliseconds: int | None) -> dict[str, Any] | None:
+        """Return the next message, None where none comes in that time."""
+        if not self._unread and self.wait(milliseconds):
+            self._unread = self.read()
+        return self._unread.pop(0) if self._unread else None
 
     def answer(self, question: dict[str, Any], event: str, **value: Any) -> None:
         """Answer a question; one that nobody takes is dropped."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 ROOM = 1 << 16  # bytes read ahead of what is delivered
+TURN = 1000  # milliseconds: as Silence counts them
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
 EPIPE = 32
 LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
@@ -126,8 +127,9 @@ class Monitor:
             if self.control >= 0:
                 poll.register(self.control, select.POLLIN)
             self.register(poll)
-            ready = {descriptor for descriptor, _ in poll.poll(self.timeout())}
-            if not ready and self.held and self.silence.over():
+            timeout = self.timeout()
+            ready = {descriptor for descriptor, _ in poll.poll(timeout)}
+            if not ready and self.held and timeout == TURN and self.silence.over():
                 self.go_on()
             if wake_read in ready:
                 os.read(wake_read, 4096)
@@ -167,10 +169,12 @@ class Monitor:
 
     def timeout(self) -> int | None:
         """Return the milliseconds until something is due, None where nothing is."""
-        if self.draining is not None or self.srun_ended:
+        if self.draining is not None:
+            return 10
+        if self.srun_ended and (self.collecting or not self.held):
             return 10
         if self.held or self.connections:
-            return 1000
+            return TURN
         return None
 
     def reap(self) -> None:
@@ -289,6 +293,7 @@ class Monitor:
                 stream.moved = time.monotonic()
         elif do == "collect":
             self.question, self.collecting, self.held = message, True, True
+            self.linger_anew()
             if self.pausing or self.paused:
                 os.kill(self.srun, signal.SIGKILL)  # it has launched nothing, and never will
         elif do == "go on":
@@ -311,6 +316,12 @@ class Monitor:
     def go_on(self) -> None:
         self.held = self.collecting = False
         self.draining = None
+        self.linger_anew()
+
+    def linger_anew(self) -> None:
+        """Give an srun that has ended LINGER again: while held, nothing of it was read."""
+        if self.status is not None:
+            self.srun_ended = time.monotonic()
 
     def keep(self, without_own_words: bool = False) -> None:
         """Write down what was not delivered, for srun_cr's restored copy.

@@ -57,9 +57,14 @@ def read_environment(descriptor: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+# What the job that pycr restart submits has of its own, or what Slurm hands on as options.
+NOT_THE_JOBS = ("SLURM_SPANK_", "SLURM_OPEN_MODE", "SLURM_TIME_FORMAT", "SLURM_EXPORT_ENV")
+ALWAYS = "SLURM_RESTART_COUNT"  # whether or not the first job had it
+
+
 def is_slurms(name: str) -> bool:
-    """Tell whether a variable is one that Slurm makes for a task, and not an option to its srun."""
-    return name.startswith("SLURM") and not name.startswith("SLURM_SPANK_")
+    """Tell whether a variable is one that Slurm makes for a task to tell it of its job."""
+    return name.startswith("SLURM") and not name.startswith(NOT_THE_JOBS)
 
 
 def lengthen(past: Past, values: dict[str, str]) -> Past:
@@ -93,7 +98,9 @@ class Pod:
     def changes(self) -> Past:
         """Return Slurm's variables that are otherwise now: name -> [now, in the jobs before...].
 
-        The task's own first environment is what it was executed with.
+        Those that the first job did not have at all stay away: srun takes many for options, and
+        the job that pycr restart submits names more of them than its user once did. The task's own
+        first environment is what it was executed with.
         """
         try:
             first = Path(f"/proc/{self.root}/environ").read_bytes()
@@ -101,12 +108,13 @@ class Pod:
             first = b""
         pairs = [os.fsdecode(each).partition("=") for each in first.split(b"\0") if each]
         before = lengthen(self.past, {name: value for name, _, value in pairs})
-        names = {*before, *filter(is_slurms, self.environment)}
-        return {
-            name: [self.environment.get(name), *before.get(name, [None])]
-            for name in sorted(names)
-            if [self.environment.get(name)] != before.get(name, [None])
-        }
+        before.setdefault(ALWAYS, [None])
+        found: Past = {}
+        for name, values in before.items():
+            now = self.environment.get(name)
+            if [now] != values and (now is not None or name == ALWAYS):
+                found[name] = [now, *values]
+        return found
 
     def announce(self) -> None:
         """Tell the restored processes that wait for it where they are (mailbox.py)."""
@@ -298,7 +306,9 @@ def main() -> int:
     meeting: Meeting | None = None
     try:
         generation = image.resolve(pod.directory)
-        meeting = Meeting(generation, Place(f"{pod.job_id}.{pod.step_id}", pod.task_id, pod.tasks))
+        meeting = Meeting(
+            generation, Place(image.step_name(pod.job_id, pod.step_id), pod.task_id, pod.tasks)
+        )
         pod.root, pod.past = restore(pod.criu, generation, meeting, pod.job)
         pod.announce()
     except OtherFailed:

@@ -33,7 +33,7 @@ def stand_in(generation: Path) -> str:
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     lines = ["#!/bin/sh"]
-    for line in text.splitlines():
+    for line in text.split("\n"):
         # As sbatch reads them: up to the first line that is a command (sbatch(1)).
         if line.strip() and not line.startswith("#"):
             break
@@ -54,7 +54,7 @@ def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[st
         command.append(f"--nodes={wanted.nodes}")
     for option, value in (
         ("ntasks", str(wanted.tasks)),
-        ("cpus-per-task", str(wanted.cpus_per_task or "")),
+        ("cpus-per-task", str(wanted.cpus_per_task) if wanted.cpus_per_task > 1 else ""),
         ("mem-per-cpu", "" if names_memory(more) else wanted.mem_per_cpu),
         ("mem", "" if names_memory(more) else wanted.mem_per_node),
         ("partition", wanted.partition),
@@ -120,4 +120,5 @@ def submit(command: list[str], script: str) -> None:
         file.write(script)
     os.lseek(text, 0, os.SEEK_SET)
     os.dup2(text, 0)
-    os.execve(commands.program("sbatch"), command, commands.environment())
+    # The new job's environment is made of this; the script has its own.
+    os.execve(commands.program("sbatch"), command, commands.environment(for_reading=False))

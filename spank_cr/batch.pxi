@@ -105,6 +105,10 @@ cdef void cr_batch_find(spank_t sp) noexcept nogil:
         return
     fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
     if fd < 0:
+        if errno != ENOENT and errno != ENOTDIR:
+            cr_batch_append(path, sizeof(path), b": ")
+            cr_batch_append(path, sizeof(path), strerror(errno))
+            cr_task_fail(b"requeue from a checkpoint", path)
         return
     if fstat(fd, &st) == 0 and S_ISREG(st.st_mode) and st.st_uid == getuid():
         got = read(fd, text, sizeof(text) - 1)

@@ -11,6 +11,7 @@ cdef enum:
 
 cdef int cr_inside_connect(const char *name) noexcept nogil:
     """Connect to the pod's abstract socket; return the descriptor, or -1."""
+    global errno
     cdef sockaddr_un address
     cdef ucred peer
     cdef uint32_t length = sizeof(peer)
@@ -18,6 +19,7 @@ cdef int cr_inside_connect(const char *name) noexcept nogil:
     cdef size_t size = strlen(name)
     cdef int fd
     if size > sizeof(address.sun_path) - 1:
+        errno = ENAMETOOLONG
         return -1
     memset(&address, 0, sizeof(address))
     address.sun_family = AF_UNIX
@@ -29,9 +31,12 @@ cdef int cr_inside_connect(const char *name) noexcept nogil:
     patience.tv_sec = CR_POD_PATIENCE
     if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) != 0 or
             connect(fd, &address, <uint32_t> (sizeof(unsigned short) + 1 + size)) != 0 or
-            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 or
-            peer.uid != getuid()):
+            getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0):
         close(fd)
+        return -1
+    if peer.uid != getuid():
+        close(fd)
+        errno = EACCES
         return -1
     return fd
 

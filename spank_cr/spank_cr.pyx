@@ -8,7 +8,7 @@ fails when the linked plugin refers to any of its symbols. So: only C types, not
 scope but zeroes (module initialisers never run), `include` and not `cimport` between our files.
 """
 
-from libc.errno cimport ELOOP, EPIPE, ENAMETOOLONG, ENOTDIR, errno
+from libc.errno cimport EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR, EPIPE, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, exit, malloc, realloc

@@ -99,7 +99,7 @@ cdef size_t cr_wrap_forget(char **given) noexcept nogil:
             given[kept] = given[i]
             kept += 1
         i += 1
-    given[kept] = NULL
+    memset(given + kept, 0, (i - kept) * sizeof(char *))      # more is put there
     return kept
 
 

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line up to the verb; each verb has its own."""
     made = argparse.ArgumentParser(
         prog="pycr",
-        description="Checkpoint and restart Slurm job steps.",
+        description="Checkpoint and restart Slurm batch jobs and job steps.",
         epilog="verbs:\n"
         + "\n".join(f"  {verb:<9} {line}" for verb, (_, line) in VERBS.items())
         + "\n\n'pycr VERB --help' tells its options; pycr(1) tells all.",

@@ -21,7 +21,7 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument(
         "dirs", metavar="DIR", nargs="*", help="image directories (default: where they would be)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     arguments = parser.parse_args(argv)
     for name in arguments.dirs:
         try:

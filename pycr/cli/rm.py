@@ -17,8 +17,8 @@ from pycr.slurm import commands
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
-    parser.add_argument("checkpoints", metavar="DIR|JOB.STEP", nargs="+")
-    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB.STEP in DIR")
+    parser.add_argument("checkpoints", metavar="DIR|JOB[.STEP]", nargs="+")
+    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB[.STEP] in DIR")
     parser.add_argument("--json", action="store_true", help="print what was removed as JSON")
     arguments = parser.parse_args(argv)
     paths = [target(word, arguments.image_dir) for word in arguments.checkpoints]

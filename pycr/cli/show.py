@@ -15,9 +15,9 @@ from pycr.cli.find import target
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
-    parser.add_argument("checkpoint", metavar="DIR|JOB.STEP")
-    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB.STEP in DIR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
+    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB[.STEP] in DIR")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
     every = image.load_all(generation)

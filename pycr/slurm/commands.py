@@ -25,10 +25,13 @@ _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "
 TIMEOUT = 120
 
 
-def environment() -> dict[str, str]:
-    """Return the environment that pycr gives Slurm's commands."""
+def environment(for_reading: bool = True) -> dict[str, str]:
+    """Return the environment that pycr gives Slurm's commands.
+
+    for_reading: so that what they print can be parsed.
+    """
     kept = {name: os.environ[name] for name in _OURS if name in os.environ}
-    return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+    return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"} if for_reading else kept
 
 
 def program(name: str) -> str:
