@@ -21,8 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pycr import config, image, step
+from pycr import config, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
+from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
 
@@ -133,7 +134,7 @@ class Script(Checkpoint):
         """Make the whole generation visible; what ends the helper now ends the script too."""
         made = super().commit()
         if self.requeue:
-            image.write_requeue(self._home(), self.job.job_id, made)
+            write_requeue(self._home(), self.job.job_id, made)
         if self.options.vacate:
             self.helpers.tell(do="committed")
         return made

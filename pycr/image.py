@@ -22,11 +22,9 @@ reference. Who writes which file is for step.py and node.py to say.
 
 from __future__ import annotations
 
-import base64
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -34,7 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
-from pycr.manifest import Manifest, TaskImage, seal, unseal
+from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import BATCH
 
 MANIFEST = "manifest.json"
@@ -46,9 +44,9 @@ SCRIPT = "slurm_script"  # in the directory of a batch script's task
 OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when it requeues the job
 REQUEUE = "requeue"  # spank_cr/batch.pxi looks for it
 LATE = "late"
-_STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
+STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
 _LOG = re.compile(r"failed-task\.[0-9]+\.log")
-_GENERATION = re.compile(r"[0-9]{4,9}")
+GENERATION = re.compile(r"[0-9]{4,9}")
 
 
 def step_name(job_id: int, step_id: int) -> str:
@@ -103,131 +101,6 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
     return descriptor
 
 
-class Part:
-    """A directory with a manifest that is being written: a generation, or a step in one."""
-
-    def __init__(self, path: Path, final: Path, descriptor: int) -> None:
-        self.path, self.final = path, final  # where it is, and where it will be
-        self._new = descriptor
-
-    def add_tasks(self, count: int) -> None:
-        """Make the tasks' directories."""
-        try:
-            for task_id in range(count):
-                os.mkdir(task_name(task_id), 0o700, dir_fd=self._new)
-            os.fsync(self._new)
-        except OSError as error:
-            raise directory_error(self.path, error) from error
-
-    def part(self, name: str) -> Part:
-        """Begin a directory in this one, in place of one that was begun before."""
-        remove_tree(self.path / name)
-        try:
-            os.mkdir(name, 0o700, dir_fd=self._new)
-            return Part(self.path / name, self.final / name, open_owned(name, self._new))
-        except OSError as error:
-            raise directory_error(self.path / name, error) from error
-
-    def commit(self, manifest: Manifest) -> Path:
-        """Write the manifest and make it durable; return where this will be.
-
-        The tasks' own files are on disk by now: node.py has seen to that on their nodes.
-        """
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(MANIFEST, flags, 0o600, dir_fd=self._new)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(manifest.dumps())
-                file.flush()
-                os.fsync(file.fileno())
-            os.fsync(self._new)
-        except OSError as error:
-            raise directory_error(self.path, error) from error
-        return self.final
-
-    def abandon(self) -> None:
-        """Remove what there is."""
-        remove_tree(self.path)
-        self.close()
-
-    def close(self) -> None:
-        """Have done with it."""
-        if self._new >= 0:
-            os.close(self._new)
-            self._new = -1
-
-
-class Writer(Part):
-    """A generation being written: commit() makes it visible, abandon() leaves no trace of it."""
-
-    def __init__(self, image_dir: Path, job_id: int, step_id: int) -> None:
-        """Begin one under image_dir, which must exist.
-
-        Raises DirectoryError, AccessDenied, Busy.
-        """
-        self.step_dir = image_dir / step_name(job_id, step_id)
-        self._lock = self._new = -1
-        try:
-            with suppress(FileExistsError):
-                self.step_dir.mkdir(0o700)
-            self._dir = open_owned(self.step_dir)
-        except OSError as error:
-            raise directory_error(self.step_dir, error) from error
-        try:
-            self._lock = take_lock(self._dir, self.step_dir.name)
-            sweep(self._dir)
-            taken = [int(name) for name in os.listdir(self._dir) if _GENERATION.fullmatch(name)]
-            self.generation = max(taken, default=0) + 1
-            self.temporary = f".new-{self.generation:04}-{os.urandom(4).hex()}"
-            os.mkdir(self.temporary, 0o700, dir_fd=self._dir)
-            super().__init__(
-                self.step_dir / self.temporary,
-                self.step_dir / f"{self.generation:04}",
-                open_owned(self.temporary, self._dir),
-            )
-        except OSError as error:
-            self.close()
-            raise directory_error(self.step_dir, error) from error
-        except Busy:
-            self.close()
-            raise
-
-    def commit(self, manifest: Manifest) -> Path:
-        """Write the manifest, make everything durable, then visible; return the generation's path.
-
-        Its parts are committed by now.
-        """
-        super().commit(manifest)
-        try:
-            os.rename(self.temporary, self.final.name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
-            os.fsync(self._dir)
-        except OSError as error:
-            raise directory_error(self.path, error) from error
-        return self.final
-
-    def abandon(self) -> None:
-        """Remove what there is, also what was committed, and the step's directory if it is empty.
-
-        The number was fresh and the lock is held: what has that name is this writer's.
-        """
-        with suppress(OSError):
-            os.rename(self.final.name, self.temporary, src_dir_fd=self._dir, dst_dir_fd=self._dir)
-        remove_tree(self.path)
-        with suppress(OSError):
-            if os.listdir(self._dir) == [LOCK]:
-                os.unlink(LOCK, dir_fd=self._dir)
-                self.step_dir.rmdir()
-        self.close()
-
-    def close(self) -> None:
-        """Give the lock back."""
-        super().close()
-        for descriptor in (self._dir, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._dir = self._lock = -1
-
-
 def directory_error(path: Path, error: OSError) -> DirectoryError:
     """Say in one line what was the matter with a path of an image directory."""
     return DirectoryError(f"{path}: {error.strerror}")
@@ -254,7 +127,7 @@ def sweep(step_fd: int) -> int:
 def generations(step_dir: Path) -> list[Path]:
     """Return the generations of a step's directory, the newest first."""
     try:
-        names = [name for name in os.listdir(step_dir) if _GENERATION.fullmatch(name)]
+        names = [name for name in os.listdir(step_dir) if GENERATION.fullmatch(name)]
     except OSError:
         return []
     found = [step_dir / name for name in sorted(names, key=int, reverse=True)]
@@ -264,7 +137,7 @@ def generations(step_dir: Path) -> list[Path]:
 def steps(image_dir: Path) -> list[Path]:
     """Return the step directories under an image directory, by job and step."""
     try:
-        names = [name for name in os.listdir(image_dir) if _STEP.fullmatch(name)]
+        names = [name for name in os.listdir(image_dir) if STEP.fullmatch(name)]
     except OSError:
         return []
     names.sort(key=_by_number)
@@ -400,79 +273,6 @@ def write_log(path: Path, log: str) -> None:
         file.write(log)
 
 
-def late_name(own_pid: int) -> str:
-    """Return where a generation keeps what an srun_cr still has to deliver."""
-    return f"{LATE}/{own_pid}"
-
-
-def write_late(directory: str, own_pid: int, streams: dict[int, bytes]) -> None:
-    """Keep what an srun_cr has not delivered, by descriptor, in a generation. Raises OSError."""
-    path = Path(directory) / late_name(own_pid)
-    with suppress(FileNotFoundError):
-        path.unlink()
-    if not streams:
-        return
-    path.parent.mkdir(0o700, exist_ok=True)
-    body = json.dumps({str(fd): base64.b64encode(data).decode() for fd, data in streams.items()})
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-        file.write(seal(body.encode()))
-        file.flush()
-        os.fsync(file.fileno())
-    for each in (path.parent, path.parent.parent):
-        descriptor = os.open(each, DIR_FLAGS)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def read_late(directory: str, own_pid: int) -> dict[int, bytes]:
-    """Return what write_late() kept, none where it is not there or damaged."""
-    try:
-        descriptor = os.open(Path(directory) / late_name(own_pid), FILE_FLAGS)
-        with os.fdopen(descriptor, "rb") as file:
-            value = json.loads(unseal(file.read()))
-        return {int(fd): base64.b64decode(data) for fd, data in value.items()}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return {}
-
-
-def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
-    """Have the plugin restore a job from a generation when Slurm starts it again; return the file
-    that says so. image_dir: where it looks. Raises DirectoryError."""
-    step_dir = image_dir / step_name(job_id, BATCH)
-    path = step_dir / REQUEUE
-    temporary = step_dir / f"{REQUEUE}.{os.getpid()}"
-    try:
-        step_dir.mkdir(0o700, parents=True, exist_ok=True)
-        os.close(open_owned(step_dir))
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
-            file.write(f"{generation}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        descriptor = os.open(step_dir, DIR_FLAGS)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    except OSError as error:
-        raise directory_error(path, error) from error
-    return path
-
-
-def requeued_from(path: Path) -> Path | None:
-    """Return the generation from which a job will be started again, of a script's directory or of
-    a generation in it; None where it will not be from one of these."""
-    whole = _STEP.fullmatch(path.name) is not None
-    try:
-        text = (path if whole else path.parent).joinpath(REQUEUE).read_text().rstrip("\n")
-    except OSError:
-        return None
-    named = Path(text)
-    return named if whole or named.name == path.name else None
-
-
 def remove_tree(path: Path | str, ignore_errors: bool = True) -> None:
     """Remove a directory and all in it, following no link. Raises OSError if it may."""
     import shutil  # 5 ms, and most of who imports this module removes nothing
@@ -482,10 +282,10 @@ def remove_tree(path: Path | str, ignore_errors: bool = True) -> None:
 
 def check_removable(path: Path) -> None:
     """Refuse to remove what is no checkpoint of this user's. Raises ImageError, AccessDenied."""
-    generation = _GENERATION.fullmatch(path.name) and _STEP.fullmatch(path.parent.name)
-    if not generation and not _STEP.fullmatch(path.name):
+    generation = GENERATION.fullmatch(path.name) and STEP.fullmatch(path.parent.name)
+    if not generation and not STEP.fullmatch(path.name):
         raise ImageError(f"{path}: neither JOB.STEP nor a generation of one")
-    if _GENERATION.fullmatch(path.parent.name):
+    if GENERATION.fullmatch(path.parent.name):
         raise ImageError(f"{path}: a part of the batch job's checkpoint {path.parent}")
     try:
         os.close(open_owned(path))
@@ -498,7 +298,7 @@ def remove(path: Path) -> None:
 
     Raises DirectoryError; Busy while a checkpoint is being written there.
     """
-    whole = _STEP.fullmatch(path.name) is not None
+    whole = STEP.fullmatch(path.name) is not None
     step_dir = path if whole else path.parent
     try:
         directory = open_owned(step_dir)

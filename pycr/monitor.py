@@ -11,7 +11,7 @@ srun holds connections that no checkpoint can have, so it must not be in the scr
 and what tasks have written may still be on its way through srun when the script is dumped. So
 srun's output passes through here. While a checkpoint is under way nothing more of it reaches the
 script; what has come by then and has not been delivered is kept with the checkpoint, in a file of
-image.late_name(), and a restored srun_cr delivers it before it starts srun again.
+late.name_of(), and a restored srun_cr delivers it before it starts srun again.
 
 srun_cr forks this (srun_cr_job.py) and hears of it by its mailbox; the helper that dumps the script
 asks it, by a mailbox of its own, to hold, to go on, or to collect all until srun's end.
@@ -25,7 +25,7 @@ import select
 import time
 
 from pycr.mailbox import MONITOR, Mailbox, Silence
-from pycr.srun_cr import say
+from pycr.srun_process import say
 from pycr.srun_socket import MAX_CONNECTIONS, Connection, Listener
 
 TYPE_CHECKING = False
@@ -328,7 +328,7 @@ class Monitor:
 
         without_own_words: leave out what srun says of tasks that the checkpoint itself has ended.
         """
-        from pycr import image
+        from pycr import late
 
         kept = {}
         for stream in self.streams:
@@ -338,4 +338,4 @@ class Monitor:
                 data = b"".join(line for line in lines if not line.startswith(OWN_WORDS))
             if data:
                 kept[stream.target] = data
-        image.write_late(self.question["dir"], self.owner_pid, kept)
+        late.write(self.question["dir"], self.owner_pid, kept)

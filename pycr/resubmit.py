@@ -16,6 +16,7 @@ from pathlib import Path
 from pycr import image
 from pycr.errors import Busy, ImageError, NoSuchJob, NotSupported, RestoreFailed
 from pycr.manifest import Manifest
+from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, commands, names_memory, names_nodes
 
 COMPLAINT = f"""
@@ -91,7 +92,7 @@ def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) ->
         ) from error
     if job.uid != manifest.uid or job.fields.get("JobName") != manifest.geometry.get("name"):
         raise ImageError(f"job {manifest.job_id} is another job than the checkpoint's by now")
-    image.write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
+    write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
     regain()
     commands.requeue(manifest.job_id)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The dump helper of a batch script: beside what node.py does for tasks, what only a script has.
+"""The dump helper of a batch script: beside what dumper.py does for tasks, what only a script has.
 
     slurmstepd -- the script's tree: bash, srun_cr, tee, ...     dumped
     (orphans)     pycr-monitor -- srun                           held: their output waits
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from pycr import ask, image, mailbox, protocol, task
 from pycr.ask import Asked, Process
+from pycr.dumper import Helper
 from pycr.engine import proc
 from pycr.errors import DirectoryError, Later, PycrError, TaskError
-from pycr.node import Helper
 from pycr.protocol import Object
 from pycr.slurm import commands
 

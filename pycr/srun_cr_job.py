@@ -17,7 +17,7 @@ import os
 import time
 
 from pycr.mailbox import MONITOR_COMM, Mailbox, Silence, apply_environment
-from pycr.srun_cr import dispositions, end_as, exec_srun, look_for_plugin, say
+from pycr.srun_process import dispositions, end_as, exec_srun, look_for_plugin, say
 from pycr.srun_socket import PLACE, Listener
 
 TYPE_CHECKING = False
@@ -244,14 +244,14 @@ class JobWrapper:
 
     def restarted(self, message: dict[str, Any]) -> None:
         """Go on in a restored process: its monitor and its srun are no more."""
-        from pycr import image
+        from pycr import late
 
         self.mailbox.renew()
         self.question, self.waiting, self.pause_at = None, False, 0.0
         os.close(self.control)
         apply_environment(message.get("environment", {}))
         generation = str(message["image_dir"])
-        for target, data in image.read_late(generation, os.getpid()).items():
+        for target, data in late.read(generation, os.getpid()).items():
             write_all(target, data)
         if self.status is not None:
             return

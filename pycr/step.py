@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import __version__, config, image, protocol
+from pycr import __version__, config, protocol
 from pycr.errors import (
     AccessDenied,
     AlreadyDone,
@@ -32,6 +32,7 @@ from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
 from pycr.protocol import HELPER_NAME
 from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
+from pycr.writer import Part, Writer
 
 MAX_WAIT = 60
 STARTING = 5.0  # seconds that Slurm may take to start the tasks of a step that it knows
@@ -102,7 +103,7 @@ class Checkpoint:
         self.deadline: float = inside.deadline if inside else time.monotonic() + options.max_wait
         self.layout = self._layout()
         self.site = site
-        self.writer: image.Part | None = None
+        self.writer: Part | None = None
         self.committed: Path | None = None
         self.warnings: list[str] = []
         self.ended = False  # whether its tasks were told to end: the checkpoint then stays
@@ -150,7 +151,7 @@ class Checkpoint:
         if self.inside is not None and self.inside.writer is not None:
             self.writer = self.inside.writer.part(self.step.name)
         else:
-            self.writer = image.Writer(self._image_dir(), self.step.job_id, self.step.step_id)
+            self.writer = Writer(self._image_dir(), self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
 
     @property
@@ -264,7 +265,7 @@ class Checkpoint:
     def generation(self) -> int:
         """The number that it has, or that it is a part of."""
         writer = self.inside.writer if self.inside else self.writer
-        assert isinstance(writer, image.Writer)
+        assert isinstance(writer, Writer)
         return writer.generation
 
     def _geometry(self) -> Geometry:

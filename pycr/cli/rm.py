@@ -11,6 +11,7 @@ from pycr import image
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import Busy, NoSuchJob, SlurmError
+from pycr.requeue import read_requeue
 from pycr.slurm import commands
 
 
@@ -34,7 +35,7 @@ def run(verb: str, argv: list[str]) -> int:
 
 def refuse_needed(path: Path) -> None:
     """Refuse to remove what a queued job is to be started from. Raises Busy."""
-    if image.requeued_from(path) is None:
+    if read_requeue(path) is None:
         return
     name = path.name if "." in path.name else path.parent.name
     job_id = int(name.partition(".")[0])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, protocol
+from pycr import protocol
+from pycr.requeue import write_requeue
 
 from .driver import CAP_CHECKPOINT_RESTORE, STEP, Host, Run
 
@@ -200,7 +201,7 @@ def test_what_pycr_requeue_writes_is_found(
     if child == 0:
         try:
             os.setresuid(WHO.pw_uid, WHO.pw_uid, WHO.pw_uid)
-            image.write_requeue(home, 7, generation)
+            write_requeue(home, 7, generation)
             os._exit(0)
         finally:
             os._exit(1)

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from pycr import cli, errors, image, manifest
+from pycr import cli, errors, manifest
 from pycr.cli import checkpoint
 from pycr.errors import UsageError
 from pycr.slurm import BATCH, Geometry, names_nodes
+from pycr.writer import Writer
 from tests.unit.test_manifest import BATCH_PART, made
 
 ROOT = Path(__file__).parents[2]
@@ -203,7 +204,7 @@ def test_options_of_sbatch_before_the_checkpoint(option: str) -> None:
 
 def checkpoint_of(place: Path, step_id: int, batch: dict[str, Any]) -> Path:
     """Make a checkpoint without a file in it."""
-    writer = image.Writer(place, 12, step_id)
+    writer = Writer(place, 12, step_id)
     writer.add_tasks(1)
     wanted = made(1)
     task = wanted.tasks[0]._replace(files={})

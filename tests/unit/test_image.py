@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, manifest
+from pycr import image, late, manifest
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError, PycrError
+from pycr.requeue import read_requeue, write_requeue
 from pycr.slurm import BATCH
+from pycr.writer import Writer
 from tests.unit.test_manifest import BATCH_PART, made
 
 
 def write(directory: Path, text: bytes = b"abc") -> Path:
     """Make a generation of one task with one file."""
-    writer = image.Writer(directory, 12, 0)
+    writer = Writer(directory, 12, 0)
     writer.add_tasks(1)
     (writer.path / "task.0" / "core-1.img").write_bytes(text)
     descriptor = os.open(writer.path / "task.0", os.O_RDONLY)
@@ -78,7 +80,7 @@ def test_generations_count_on_and_the_newest_is_meant(tmp_path: Path) -> None:
 
 
 def test_nothing_is_to_be_seen_before_the_commit(tmp_path: Path) -> None:
-    writer = image.Writer(tmp_path, 12, 0)
+    writer = Writer(tmp_path, 12, 0)
     writer.add_tasks(2)
     assert image.generations(tmp_path / "12.0") == []
     with pytest.raises(ImageError, match=r"only the remains of one \(\.new-0001-"):
@@ -101,7 +103,7 @@ def test_written_manifest_without_the_rename_is_no_generation(tmp_path: Path) ->
 
 def test_abandon_keeps_what_was_there(tmp_path: Path) -> None:
     path = write(tmp_path)
-    writer = image.Writer(tmp_path, 12, 0)
+    writer = Writer(tmp_path, 12, 0)
     writer.add_tasks(1)
     (writer.path / "task.0" / "x").write_text("x")
     writer.abandon()
@@ -124,13 +126,13 @@ def test_remains_of_crashed_writers_are_swept(tmp_path: Path) -> None:
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    writer = image.Writer(tmp_path, 12, 0)
+    writer = Writer(tmp_path, 12, 0)
     with pytest.raises(Busy, match=r"12\.0: a checkpoint of it is under way"):
-        image.Writer(tmp_path, 12, 0)
+        Writer(tmp_path, 12, 0)
     with pytest.raises(Busy):
         image.remove(tmp_path / "12.0")
     assert writer.path.is_dir()
-    image.Writer(tmp_path, 12, 1).abandon()
+    Writer(tmp_path, 12, 1).abandon()
     writer.abandon()
     write(tmp_path)
 
@@ -138,13 +140,13 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     write(tmp_path)
-    image.Writer(tmp_path, 12, 0).abandon()
+    Writer(tmp_path, 12, 0).abandon()
     (tmp_path / "13.0").symlink_to(tmp_path)
     with pytest.raises(PycrError):
-        image.Writer(tmp_path, 13, 0)
-    holder = image.Writer(tmp_path, 12, 0)
+        Writer(tmp_path, 13, 0)
+    holder = Writer(tmp_path, 12, 0)
     with pytest.raises(Busy):
-        image.Writer(tmp_path, 12, 0)
+        Writer(tmp_path, 12, 0)
     holder.abandon()
     image.load(tmp_path / "12.0" / "0001")
     assert sorted(os.listdir("/proc/self/fd")) == before
@@ -160,7 +162,7 @@ def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
         target.mkdir(mode=0o700)
     (tmp_path / name).symlink_to(target)
     with pytest.raises(DirectoryError):
-        image.Writer(tmp_path, 12, 0)
+        Writer(tmp_path, 12, 0)
     assert target.is_file() or list(target.iterdir()) == []
 
 
@@ -168,14 +170,14 @@ def test_directory_that_others_may_write(tmp_path: Path) -> None:
     (tmp_path / "12.0").mkdir()
     (tmp_path / "12.0").chmod(0o770)
     with pytest.raises(AccessDenied, match="writable by others"):
-        image.Writer(tmp_path, 12, 0)
+        Writer(tmp_path, 12, 0)
 
 
 def test_directory_that_is_missing_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name, why in (("missing", "No such file"), ("file", "Not a directory")):
         with pytest.raises(DirectoryError, match=why):
-            image.Writer(tmp_path / name, 12, 0)
+            Writer(tmp_path / name, 12, 0)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -305,7 +307,7 @@ def test_only_checkpoints_are_removed(tmp_path: Path) -> None:
 
 def write_job(directory: Path, names: Sequence[str] = ("12.0", "12.3")) -> Path:
     """Make a generation of a batch script, with steps in it."""
-    writer = image.Writer(directory, 12, BATCH)
+    writer = Writer(directory, 12, BATCH)
     writer.add_tasks(1)
     for name in names:
         part = writer.part(name)
@@ -352,7 +354,7 @@ def test_jobs_come_before_their_steps(tmp_path: Path) -> None:
 
 
 def test_nothing_of_a_job_is_to_be_seen_before_the_commit(tmp_path: Path) -> None:
-    writer = image.Writer(tmp_path, 12, BATCH)
+    writer = Writer(tmp_path, 12, BATCH)
     part = writer.part("12.0")
     part.add_tasks(1)
     part.commit(made(1))
@@ -367,7 +369,7 @@ def test_nothing_of_a_job_is_to_be_seen_before_the_commit(tmp_path: Path) -> Non
 def test_a_part_that_is_abandoned_and_begun_anew(tmp_path: Path) -> None:
     """As when a step has ended, or another begun, before the script stood still."""
     before = sorted(os.listdir("/proc/self/fd"))
-    writer = image.Writer(tmp_path, 12, BATCH)
+    writer = Writer(tmp_path, 12, BATCH)
     part = writer.part("12.0")
     part.add_tasks(1)
     (part.path / "task.0" / "core-1.img").write_text("x")
@@ -388,7 +390,7 @@ def test_a_part_that_is_abandoned_and_begun_anew(tmp_path: Path) -> None:
 
 def test_a_committed_job_can_still_be_taken_back(tmp_path: Path) -> None:
     """What fails behind the commit (`pycr requeue` with no place for its file) leaves no trace."""
-    writer = image.Writer(tmp_path, 12, BATCH)
+    writer = Writer(tmp_path, 12, BATCH)
     writer.add_tasks(1)
     path = writer.commit(made(1)._replace(step_id=BATCH, batch=BATCH_PART))
     assert image.load(path)
@@ -419,26 +421,26 @@ def test_a_step_beside_some_manifest_is_removed(tmp_path: Path) -> None:
 
 def test_late_output_comes_back(tmp_path: Path) -> None:
     streams = {1: b"out\n\0\xff", 2: os.urandom(200_000)}
-    image.write_late(str(tmp_path), 4711, streams)
-    assert image.read_late(str(tmp_path), 4711) == streams
+    late.write(str(tmp_path), 4711, streams)
+    assert late.read(str(tmp_path), 4711) == streams
     assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
-    assert image.read_late(str(tmp_path), 4712) == {}
-    image.write_late(str(tmp_path), 4711, {1: b"other"})
-    assert image.read_late(str(tmp_path), 4711) == {1: b"other"}
-    image.write_late(str(tmp_path), 4711, {})
-    assert image.read_late(str(tmp_path), 4711) == {}
+    assert late.read(str(tmp_path), 4712) == {}
+    late.write(str(tmp_path), 4711, {1: b"other"})
+    assert late.read(str(tmp_path), 4711) == {1: b"other"}
+    late.write(str(tmp_path), 4711, {})
+    assert late.read(str(tmp_path), 4711) == {}
     assert list((tmp_path / "late").iterdir()) == []
 
 
 def test_no_late_output_leaves_no_directory(tmp_path: Path) -> None:
-    image.write_late(str(tmp_path), 4711, {})
+    late.write(str(tmp_path), 4711, {})
     assert list(tmp_path.iterdir()) == []
-    assert image.read_late(str(tmp_path), 4711) == {}
+    assert late.read(str(tmp_path), 4711) == {}
 
 
 def test_late_output_that_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        image.write_late(str(tmp_path / "missing"), 4711, {1: b"x"})
+        late.write(str(tmp_path / "missing"), 4711, {1: b"x"})
 
 
 def cut(path: Path) -> None:
@@ -475,11 +477,11 @@ LATE_DAMAGES = {
 @pytest.mark.parametrize("name", LATE_DAMAGES)
 def test_damaged_late_output_is_none(tmp_path: Path, name: str) -> None:
     """A restored script is running already, and goes on without it."""
-    image.write_late(str(tmp_path), 4711, {1: b"xxx"})
+    late.write(str(tmp_path), 4711, {1: b"xxx"})
     path = tmp_path / "late" / "4711"
     assert b"eHh4" in path.read_bytes()
     LATE_DAMAGES[name](path)
-    assert image.read_late(str(tmp_path), 4711) == {}
+    assert late.read(str(tmp_path), 4711) == {}
 
 
 # ---- the requeue file ---------------------------------------------------------------------------
@@ -488,22 +490,22 @@ def test_damaged_late_output_is_none(tmp_path: Path, name: str) -> None:
 def test_requeue_file(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
-        path = image.write_requeue(tmp_path, 12, Path("/images/12.batch/0001"))
+        path = write_requeue(tmp_path, 12, Path("/images/12.batch/0001"))
     finally:
         os.umask(old)
     assert path == tmp_path / "12.batch" / "requeue"
     assert path.read_bytes() == b"/images/12.batch/0001\n"
     assert modes(tmp_path) == {("d", 0o700), ("f", 0o600)}
-    image.write_requeue(tmp_path, 12, Path("/images/12.batch/0002"))
+    write_requeue(tmp_path, 12, Path("/images/12.batch/0002"))
     assert path.read_bytes() == b"/images/12.batch/0002\n"
     assert [each.name for each in path.parent.iterdir()] == ["requeue"]
 
 
 def test_requeue_file_is_there_or_not_but_never_half(tmp_path: Path) -> None:
     """Whoever has the old one open goes on reading the old one."""
-    path = image.write_requeue(tmp_path, 12, Path("/1"))
+    path = write_requeue(tmp_path, 12, Path("/1"))
     with path.open() as file:
-        image.write_requeue(tmp_path, 12, Path("/2"))
+        write_requeue(tmp_path, 12, Path("/2"))
         assert file.read() == "/1\n"
     assert path.read_text() == "/2\n"
 
@@ -515,7 +517,7 @@ def test_requeue_file_over_the_remains_of_another(tmp_path: Path) -> None:
     step.mkdir(0o700)
     (step / f"requeue.{os.getpid()}").symlink_to(outside)
     (step / "requeue").symlink_to(outside)
-    path = image.write_requeue(tmp_path, 12, Path("/1"))
+    path = write_requeue(tmp_path, 12, Path("/1"))
     assert not path.is_symlink()
     assert path.read_text() == "/1\n"
     assert outside.read_text() == "x"
@@ -525,25 +527,25 @@ def test_requeue_file_in_a_directory_that_others_may_write(tmp_path: Path) -> No
     (tmp_path / "12.batch").mkdir()
     (tmp_path / "12.batch").chmod(0o777)
     with pytest.raises(AccessDenied, match="writable by others"):
-        image.write_requeue(tmp_path, 12, Path("/1"))
+        write_requeue(tmp_path, 12, Path("/1"))
     (tmp_path / "file").touch()
     with pytest.raises(DirectoryError, match=r"/12\.batch/requeue: Not a directory"):
-        image.write_requeue(tmp_path / "file", 12, Path("/1"))
-    assert image.write_requeue(tmp_path / "missing", 12, Path("/1")).is_file()
+        write_requeue(tmp_path / "file", 12, Path("/1"))
+    assert write_requeue(tmp_path / "missing", 12, Path("/1")).is_file()
 
 
 def test_whether_a_generation_is_to_be_requeued_from(tmp_path: Path) -> None:
     """`pycr rm` asks, so that it says so before it removes it."""
     path = write_job(tmp_path)
-    assert image.requeued_from(path) is None
-    image.write_requeue(tmp_path, 12, path)
-    assert image.requeued_from(path) == image.requeued_from(path.parent) == path
-    assert image.requeued_from(path.with_name("0002")) is None
+    assert read_requeue(path) is None
+    write_requeue(tmp_path, 12, path)
+    assert read_requeue(path) == read_requeue(path.parent) == path
+    assert read_requeue(path.with_name("0002")) is None
 
 
 def test_a_generation_is_removed_with_its_jobs_requeue_file(tmp_path: Path) -> None:
     """It would else lead a job that Slurm starts again to what is no more."""
     path = write_job(tmp_path)
-    image.write_requeue(tmp_path, 12, path)
+    write_requeue(tmp_path, 12, path)
     image.remove(path)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pycr import ask, image, monitor
+from pycr import ask, late, monitor
 from pycr.ask import Asked, Process
 from pycr.engine import proc
 from tests.login import until
@@ -120,7 +120,7 @@ class Job:
         assert [each["event"] for each in answers.values()] == ["collected"]
 
     def late(self) -> dict[int, bytes]:
-        return image.read_late(str(self.place), self.owner.pid)
+        return late.read(str(self.place), self.owner.pid)
 
     def at(self, gate: str) -> None:
         """Wait until srun is at a gate."""

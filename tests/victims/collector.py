@@ -16,7 +16,7 @@ listener.listen()
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
-def collect(connection):
+def collect(connection: socket.socket) -> None:
     with connection.makefile("rb") as lines:
         for line in lines:
             os.write(log, line)

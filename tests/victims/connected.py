@@ -8,6 +8,8 @@ and "restarted JOB" to stdout; every tenth round is a critical section of 0.3 s,
 usage: connected.py SOCKET [callbacks]
 """
 
+from __future__ import annotations
+
 import os
 import socket
 import sys
@@ -17,20 +19,20 @@ from pathlib import Path
 rank = os.environ["SLURM_PROCID"]
 place = sys.argv[1]
 number = 0
-connection = None
+connection: socket.socket | None = None
 
 
-def connect(*_):
+def connect() -> None:
     global connection
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(place)
 
 
-def say(text):
+def say(text: str) -> None:
     os.write(1, f"{rank} {text}\n".encode())
 
 
-def before():
+def before() -> None:
     say("before")
     if Path("later").exists():
         raise pycr.TryLater("there is a file by that name")
@@ -39,18 +41,19 @@ def before():
     disconnect()
 
 
-def disconnect():
+def disconnect() -> None:
     global connection
+    assert connection is not None
     connection.close()
     connection = None
 
 
-def after():
+def after() -> None:
     connect()
     say("after")
 
 
-def restarted(environment):
+def restarted(environment: dict[str, str]) -> None:
     connect()
     same = environment["SLURM_JOB_ID"] == os.environ["SLURM_JOB_ID"]
     say(f"restarted {environment['SLURM_JOB_ID']} {same}")

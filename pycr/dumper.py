@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The dump helper's work: one a node, in a helper step, with capabilities; dumps its node's tasks.
+
+Whatever it is told comes from the user whose job it is in: it takes a step of its own job and a
+directory, and nothing that could run as anything but CRIU. Its order of work is protocol.py's
+diagram; node.py starts it; script.py has what is particular about a batch script.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pycr import ask, image, protocol, task
+from pycr.ask import Asked
+from pycr.engine import criu, proc
+from pycr.errors import Busy, DirectoryError, NotSupported, PycrError, TaskError
+from pycr.protocol import Object
+from pycr.slurm import BATCH, commands
+
+MIB = 1 << 20
+# Seconds of silence after which the coordinator is taken for lost: slurmstepd gives a helper no end
+# of input when its srun is killed or srun's host is gone. BEFORE the dump nothing is held.
+BEFORE = 3600.0
+GRACE = 30.0
+LOOK = 0.05  # seconds between looks for tasks that are being started
+
+
+class PodDump(task.Dump):
+    """The dump of a restored task: done inside its pod, by the pod's PID 1; this one relays."""
+
+    pod: socket.socket
+    waiting = 0
+
+    def unread(self) -> int:
+        """Return what the pod has found."""
+        return self.waiting
+
+    def late_timers(self) -> list[tuple[int, int]]:
+        """Return none: the pod has looked."""
+        return []
+
+    def dump(self) -> Object:
+        """Ask the pod, hold as asked, and return the times. Raises PycrError."""
+        with self.pod.makefile("rw", encoding="utf-8") as pod:
+            protocol.say(
+                pod,
+                {
+                    "do": "dump",
+                    "task": self.task_id,
+                    "dir": str(self.directory),
+                    "keep": self.keep,
+                    "ghost_limit": self.limits.ghost_limit,
+                    "timeout": self.limits.timeout,
+                },
+            )
+            for line in pod:
+                answer = protocol.parse(line)
+                if answer.get("event") == "frozen":
+                    go = {"do": "write"} if self.frozen() else {"do": "release", "commit": False}
+                    protocol.say(pod, go)
+                elif answer.get("event") == "dumped":
+                    self.waiting = int(answer["unread"])
+                    commit = self.dumped(float(answer["began"]), float(answer["frozen"]))
+                    protocol.say(pod, {"do": "release", "commit": commit})
+                elif answer.get("event") == "released":
+                    return {"frozen": answer["frozen"], "seconds": answer["seconds"]}
+                elif self._refused is not None:
+                    raise self._refused
+                else:
+                    raise TaskError(str(answer.get("reason")))
+        raise TaskError("its pod has ended")
+
+
+class Helper:
+    """This node's part in a checkpoint."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.job_id, self.step_id = int(argv[0]), int(argv[1])
+        self.node = argv[5]
+        self.criu = argv[6]
+        self.parallel = int(argv[7]) or len(os.sched_getaffinity(0))
+        self.ghost_limit = int(argv[8]) * MIB
+        self.target = argv[9]
+        job, _, step = self.target.partition(".")
+        self.target_job, self.target_step = int(job), BATCH if step == "batch" else int(step)
+        self.asked = Asked()
+        self.leaders: dict[int, int] = {}
+        self.every: set[int] = set()
+        self.pods: dict[int, socket.socket] = {}
+        self.dumps: dict[int, task.Dump] = {}
+        self.directory: Path | None = None
+        self.patience = BEFORE
+        self.keep = True
+        self.committed = False  # whether the end of this helper is the end of what it holds
+        self._out = threading.Lock()
+
+    def report(self, value: Object) -> None:
+        """Send an object to the coordinator."""
+        with self._out:
+            for piece in protocol.pieces(self.node, value):
+                sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def run(self) -> int:
+        """Serve the coordinator until it ends; return the exit status."""
+        try:
+            for line in self.lines():
+                self.command(protocol.parse(line))
+        except (PycrError, ValueError, KeyError, TypeError) as error:
+            self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
+            return 1
+        finally:
+            self.let_go(commit=self.committed)
+        return 0
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the coordinator's lines until it ends, or has been silent for too long."""
+        rest = b""
+        while select.select([0], [], [], self.patience)[0]:
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            yield from lines
+
+    def find(self, expected: list[int], wait: float) -> None:
+        """Find the tasks, waiting for those that are just being started. Raises PycrError."""
+        if self.target_job != self.job_id:
+            raise NotSupported(f"a helper in job {self.job_id} cannot reach {self.target_job}")
+        give_up = time.monotonic() + wait
+        while True:
+            self.leaders, self.every = commands.pids(self.target_job, self.target_step)
+            late = set(expected) - set(self.leaders)
+            late.update(task for task, pid in self.leaders.items() if not proc.executed(pid))
+            if not late or time.monotonic() > give_up:
+                return
+            time.sleep(LOOK)
+            if not commands.is_running(self.target_job, self.target_step):
+                return
+
+    def ready(self) -> None:
+        """Say what the tasks are."""
+        self.criu = criu.find(self.criu)
+        self.claim()
+        found: Object = {}
+        inside: set[int] = set()
+        for task_id, leader in sorted(self.leaders.items()):
+            inside.update(proc.tree(leader))
+            try:
+                found[str(task_id)] = self.describe(task_id, leader)
+            except PycrError as error:
+                found[str(task_id)] = protocol.failure(error)
+        self.refuse_whole(found, inside)
+        wish = ""
+        for task_id, leader in self.leaders.items():
+            told = found[str(task_id)].pop("image_dir", "")
+            wish = told or proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
+        version = ".".join(str(part) for part in criu.version(self.criu))
+        host = {
+            "kernel": os.uname().release,
+            "machine": os.uname().machine,
+            "cpu": proc.cpu_model(),
+            "criu": version,
+            "slurm": commands.version(),
+        }
+        self.report(
+            {
+                "event": "ready",
+                "step": self.step_id,
+                "tasks": found,
+                "host": host,
+                "image_dir": wish,
+            }
+        )
+
+    def refuse_whole(self, found: Object, inside: set[int]) -> None:
+        """Refuse what is seen only of all tasks together."""
+        strays = proc.outside(self.every - inside, {*self.leaders.values(), os.getpid()})
+        for task_id, leader in self.leaders.items():
+            if "reason" not in found[str(task_id)] and task_id not in self.pods:
+                try:
+                    task.refuse(leader, strays)
+                except PycrError as error:
+                    found[str(task_id)] = protocol.failure(error)
+        self.refuse_sharing(found)
+
+    def refuse_sharing(self, found: Object) -> None:
+        """Refuse tasks that share memory with one another: restored, each would have its own."""
+        owner: dict[str, int] = {}
+        for task_id, leader in sorted(self.leaders.items()):
+            for key, name in proc.private_sharing(leader).items():
+                other = owner.setdefault(key, task_id)
+                if other != task_id:
+                    reason = (
+                        f"it shares memory with task {other} ({name}): only tasks that share none"
+                        " can be checkpointed (MPI: one task a node, ranks inside it)"
+                    )
+                    found[str(task_id)] = protocol.failure(TaskError(reason))
+
+    def claim(self) -> None:
+        """Be the only checkpoint of this step, whichever directory the others write to.
+
+        Where task 0 is decides for all nodes. The claim is an abstract socket's name, which ends
+        with this process. Raises Busy.
+        """
+        if 0 not in self.leaders:
+            return
+        name = f"\0pycr-dump-{os.getuid()}-{self.target_job}.{self.target_step}"
+        self.claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.claimed.bind(name)
+            self.claimed.listen()
+        except OSError:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
+                other.connect(name)
+                if protocol.peer_uid(other) == os.getuid():
+                    raise Busy("a checkpoint of it is under way already: wait for it") from None
+
+    def describe(self, task_id: int, leader: int) -> Object:
+        """Say what a task is; a restored one's pod does it."""
+        task.refuse_stopped(leader, self.target)
+        waiting = ask.find(proc.tree(leader))
+        for process in waiting:
+            process.close()
+        return {**self._describe(task_id, leader), "callbacks": len(waiting)}
+
+    def _describe(self, task_id: int, leader: int) -> Object:
+        if proc.comm(leader) != protocol.POD_COMM:
+            return task.describe(leader)
+        connection = self.connect(leader)
+        with connection.makefile("rw", encoding="utf-8") as pod:
+            protocol.say(pod, {"do": "describe"})
+            answer = protocol.parse(pod.readline() or "{}")
+        if "pids" not in answer:
+            raise TaskError(str(answer.get("reason", "its pod does not answer")))
+        self.pods[task_id] = connection
+        return answer
+
+    def connect(self, leader: int) -> socket.socket:
+        """Connect to the pod below a leader. Raises TaskError."""
+        for pid in proc.children(leader):
+            words = proc.cmdline(pid)
+            if len(words) > 3 and words[3] == "pycr.pod":
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                try:
+                    connection.connect("\0" + protocol.pod_address(words))
+                except (OSError, ValueError, IndexError) as error:
+                    connection.close()
+                    raise TaskError(f"its pod is not ready: {error}") from error
+                if protocol.peer_uid(connection) != os.getuid():
+                    connection.close()
+                    raise TaskError("its pod is another user's")
+                return connection
+        raise TaskError("its pod has ended")
+
+    def command(self, value: Object) -> None:
+        """Do one of the coordinator's commands."""
+        verb = value["do"]
+        if verb == "find":
+            self.find([int(each) for each in value["tasks"][self.node]], float(value["wait"]))
+            self.ready()
+        elif verb == "ask":
+            self.ask(float(value["patience"]))
+        elif verb == "dump":
+            self.dump(value)
+        elif verb == "write":
+            for dump in self.dumps.values():
+                dump.write()
+        elif verb == "release":
+            self.let_go(commit=True)
+        elif verb == "seal":
+            self.seal()
+        else:
+            raise ValueError(f"no such command: {verb!r:.40}")
+
+    def ask(self, patience: float) -> None:
+        """Ask the tasks' processes that want to be asked, and report. Raises PycrError."""
+        found = ask.find(pid for leader in self.leaders.values() for pid in proc.tree(leader))
+        answers = self.asked.ask(found, "checkpoint", patience)
+        if any(answer.get("step") for answer in answers.values()):
+            raise TaskError("a task of it runs `srun --cr` itself: only a batch script may")
+        for task_id in self.leaders:
+            self.report({"event": "asked", "task": task_id})
+
+    def dump(self, value: Object) -> None:
+        """Start the dumps: all freeze; as many at a time as there are cores are then written."""
+        self.directory = Path(value["dir"])
+        try:
+            os.close(image.open_owned(self.directory))
+        except OSError as error:
+            raise DirectoryError(
+                f"image directory {self.directory} is not visible here: {error.strerror}:"
+                " use one on a file system that every node of the job has"
+            ) from error
+        self.patience = int(value["timeout"]) + GRACE
+        self.keep = bool(value["keep"])
+        limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]))
+        slots = threading.Semaphore(self.parallel)
+        for task_id, leader in sorted(self.leaders.items()):
+            kind = PodDump if task_id in self.pods else task.Dump
+            dump = kind(
+                task_id,
+                leader,
+                self.directory / image.task_name(task_id),
+                limits,
+                slots,
+                self.report,
+                keep=self.keep,
+                hold=bool(value["hold"]),
+            )
+            if isinstance(dump, PodDump):
+                dump.pod = self.pods[task_id]
+            self.prepare(dump)
+            self.dumps[task_id] = dump
+        for dump in self.dumps.values():
+            dump.start()
+
+    def prepare(self, dump: task.Dump) -> None:
+        """See to what is particular about a dump before it starts."""
+
+    def let_go(self, commit: bool) -> None:
+        """Release every task and wait until CRIU has."""
+        for dump in self.dumps.values():
+            dump.release(commit)
+        for dump in self.dumps.values():
+            dump.join()
+        if self.keep or not commit:
+            self.asked.tell("go on")
+
+    def seal(self) -> None:
+        """Make the images durable and report their files, side by side as they were dumped."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(self.parallel) as pool:
+            list(pool.map(self.seal_task, self.dumps))
+
+    def seal_task(self, task_id: int) -> None:
+        """Make one task's image durable and report its files. Raises DirectoryError."""
+        assert self.directory is not None
+        try:
+            directory = image.open_owned(self.directory / image.task_name(task_id))
+            files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
+            os.close(directory)
+        except OSError as error:
+            raise DirectoryError(f"{self.directory}: {error.strerror}") from error
+        self.report({"event": "sealed", "task": task_id, "files": files})
