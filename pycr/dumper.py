@@ -30,6 +30,7 @@ MIB = 1 << 20
 # of input when its srun is killed or srun's host is gone. BEFORE the dump nothing is held.
 BEFORE = 3600.0
 GRACE = 30.0
+POD_STARTING = 10.0  # seconds that a pod may take to restore its task and listen
 LOOK = 0.05  # seconds between looks for tasks that are being started
 
 
@@ -37,11 +38,15 @@ class PodDump(task.Dump):
     """The dump of a restored task: done inside its pod, by the pod's PID 1; this one relays."""
 
     pod: socket.socket
-    waiting = 0
+    waiting = highest = 0
 
     def unread(self) -> int:
         """Return what the pod has found."""
         return self.waiting
+
+    def max_pid(self) -> int:
+        """Return what the pod has found: only there it is as the task knows it."""
+        return self.highest
 
     def late_timers(self) -> list[tuple[int, int]]:
         """Return none: the pod has looked."""
@@ -67,7 +72,7 @@ class PodDump(task.Dump):
                     go = {"do": "write"} if self.frozen() else {"do": "release", "commit": False}
                     protocol.say(pod, go)
                 elif answer.get("event") == "dumped":
-                    self.waiting = int(answer["unread"])
+                    self.waiting, self.highest = int(answer["unread"]), int(answer["max_pid"])
                     commit = self.dumped(float(answer["began"]), float(answer["frozen"]))
                     protocol.say(pod, {"do": "release", "commit": commit})
                 elif answer.get("event") == "released":
@@ -75,7 +80,7 @@ class PodDump(task.Dump):
                 elif self._refused is not None:
                     raise self._refused
                 else:
-                    raise TaskError(str(answer.get("reason")))
+                    raise protocol.error_class(answer)(str(answer.get("reason")))
         raise TaskError("its pod has ended")
 
 
@@ -250,11 +255,19 @@ class Helper:
             words = proc.cmdline(pid)
             if len(words) > 3 and words[3] == "pycr.pod":
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                try:
-                    connection.connect("\0" + protocol.pod_address(words))
-                except (OSError, ValueError, IndexError) as error:
-                    connection.close()
-                    raise TaskError(f"its pod is not ready: {error}") from error
+                give_up = time.monotonic() + POD_STARTING
+                while True:
+                    try:
+                        connection.connect("\0" + protocol.pod_address(words))
+                        break
+                    except ConnectionRefusedError as error:
+                        if time.monotonic() > give_up or not ask.alive(pid):
+                            connection.close()
+                            raise TaskError(f"its pod is not ready: {error}") from error
+                        time.sleep(0.05)
+                    except (OSError, ValueError, IndexError) as error:
+                        connection.close()
+                        raise TaskError(f"its pod is not ready: {error}") from error
                 if protocol.peer_uid(connection) != os.getuid():
                     connection.close()
                     raise TaskError("its pod is another user's")

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from pycr import protocol
-from pycr.errors import NotSupported, PycrError, SlurmError, TimedOut
+from pycr.errors import AlreadyDone, NotSupported, PycrError, SlurmError, TimedOut
 from pycr.slurm import Layout, Step, commands
 
 # Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
@@ -166,6 +166,10 @@ class Helpers:
 
     def lost(self) -> PycrError:
         """Say why the helpers, or one of them, are no more."""
+        with suppress(SlurmError):
+            job = commands.job(self.step.job_id)
+            if not job.running or job.state == "COMPLETING":
+                return AlreadyDone(f"{self.step.title}: the job has ended ({job.state})")
         words = " ".join(self.complaints)
         if "unrecognized option" in words or "unknown option" in words:
             return NotSupported(

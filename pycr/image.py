@@ -45,7 +45,7 @@ OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when
 REQUEUE = "requeue"  # spank_cr/batch.pxi looks for it
 LATE = "late"
 STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
-_LOG = re.compile(r"failed-task\.[0-9]+\.log")
+_LOG = re.compile(r"failed-(?:[0-9.]+-)?task\.[0-9]+\.log")
 GENERATION = re.compile(r"[0-9]{4,9}")
 
 

@@ -37,7 +37,11 @@ TURN = 1000  # milliseconds: as Silence counts them
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
 EPIPE = 32
 LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
-OWN_WORDS = (b"srun: ", b"slurmstepd")  # how Slurm's own lines begin
+# What Slurm says of tasks that the checkpoint has ended; it may come behind a task's half line.
+OWN_WORDS = (
+    rb"(?:srun: error: [^ \n]+: tasks? [^ \n]+: |srun: Job step aborted|srun: (?:[^ \n]+: )*"
+    rb"(?:Terminating|Force Terminated) StepId=|slurmstepd[^ \n]*: error: \*\*\* STEP )[^\n]*\n?"
+)
 
 
 class Stream:
@@ -46,6 +50,7 @@ class Stream:
     def __init__(self, target: int, pipe: int) -> None:
         self.target, self.pipe = target, pipe
         self.buffer = bytearray()
+        self.before = 0  # how much of it came before the tasks were ended
         self.is_pipe = os.fstat(target).st_mode & 0o170000 != 0o100000
         self.moved = time.monotonic()
 
@@ -293,6 +298,8 @@ class Monitor:
                 stream.moved = time.monotonic()
         elif do == "collect":
             self.question, self.collecting, self.held = message, True, True
+            for stream in self.streams:
+                stream.before = len(stream.buffer)
             self.linger_anew()
             if self.pausing or self.paused:
                 os.kill(self.srun, signal.SIGKILL)  # it has launched nothing, and never will
@@ -328,14 +335,16 @@ class Monitor:
 
         without_own_words: leave out what srun says of tasks that the checkpoint itself has ended.
         """
+        import re
+
         from pycr import late
 
         kept = {}
         for stream in self.streams:
             data = bytes(stream.buffer)
             if without_own_words:
-                lines = data.splitlines(keepends=True)
-                data = b"".join(line for line in lines if not line.startswith(OWN_WORDS))
+                before, since = data[: stream.before], data[stream.before :]
+                data = before + re.sub(OWN_WORDS, b"", since)
             if data:
                 kept[stream.target] = data
         late.write(self.question["dir"], self.owner_pid, kept)

@@ -232,7 +232,7 @@ class Checkpoint:
                     task_id=task,
                     node=node,
                     pids=facts["pids"],
-                    max_pid=facts["max_pid"],
+                    max_pid=dumped["max_pid"],
                     exe=facts["exe"],
                     args=facts["args"],
                     cwd=facts["cwd"],

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr import image
+from pycr.ask import alive
 from pycr.engine import criu, proc
 from pycr.errors import AlreadyDone, PycrError, TaskError
 from pycr.protocol import Object, failure
 
+SHEPHERD = 2.0  # seconds that an srun whose parent has ended may take to end too
 Report = Callable[[Object], None]
 
 
@@ -39,7 +41,6 @@ def describe(root: int) -> Object:
     try:
         return {
             "pids": proc.tree(root),
-            "max_pid": proc.highest_id(root),
             "exe": proc.link(root, "exe"),
             "args": proc.cmdline(root),
             "cwd": proc.link(root, "cwd"),
@@ -73,6 +74,11 @@ def refuse(root: int, strays: set[int]) -> None:
                 f"its {name} is a terminal ({stream.name}): steps with --pty or --unbuffered"
                 " cannot be checkpointed"
             )
+    # srun has a child that outlives it for a moment, to clean up after it (Slurm's srun_job.c,
+    # _shepherd_spawn()); one that stays is an srun that would be lost.
+    give_up = time.monotonic() + SHEPHERD
+    while any(proc.comm(pid) == "srun" for pid in strays) and time.monotonic() < give_up:
+        time.sleep(0.02)
     for pid in sorted(strays):
         name = proc.comm(pid)
         if name:
@@ -164,6 +170,8 @@ class Dump(threading.Thread):
         except criu.DumpFailure as error:
             if self._refused is not None:
                 raise self._refused from error
+            if not alive(self.root):
+                raise AlreadyDone("it has just ended") from error
             log = "" if self._given_up() else error.log
             raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
@@ -200,6 +208,7 @@ class Dump(threading.Thread):
                 "began": round(began, 6),
                 "frozen": round(frozen, 6),
                 "unread": self.unread(),
+                "max_pid": self.max_pid(),
             }
         )
         if not self.hold:
@@ -210,6 +219,10 @@ class Dump(threading.Thread):
     def unread(self) -> int:
         """Return the bytes of its input that the image does not have: they are in srun's pipe."""
         return proc.unread(self.root)
+
+    def max_pid(self) -> int:
+        """Return the highest id in the image: what was started since describe() is in it too."""
+        return proc.highest_id(self.root)
 
     def late_timers(self) -> list[tuple[int, int]]:
         """Return the timers that the image does not have whole; only now do they stand still."""
@@ -229,7 +242,10 @@ class Dump(threading.Thread):
 
     def _save_log(self, log: str) -> str:
         """Keep CRIU's log beside the generations, where the user can read it; say where."""
-        path = self.directory.parent.parent / f"failed-{image.task_name(self.task_id)}.log"
+        # All of an unfinished generation is about to be removed, a step's part in a job's too.
+        parents = self.directory.parents
+        gone = next((each for each in parents if image.is_leftover(each.name)), parents[0])
+        path = gone.parent / f"failed-{'-'.join(self.directory.relative_to(gone).parts)}.log"
         if not log:
             return ""
         try:
