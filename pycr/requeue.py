@@ -41,13 +41,10 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
     return path
 
 
-def read_requeue(path: Path) -> Path | None:
-    """Return the generation from which a job will be started again, of a script's directory or of
-    a generation in it; None where it will not be from one of these."""
-    whole = image.STEP.fullmatch(path.name) is not None
+def read_requeue(image_dir: Path, job_id: int) -> Path | None:
+    """Return the generation from which a job will be started again, None where there is none."""
+    path = image_dir / image.step_name(job_id, BATCH) / image.REQUEUE
     try:
-        text = (path if whole else path.parent).joinpath(image.REQUEUE).read_text().rstrip("\n")
-    except OSError:
+        return Path(path.read_text().rstrip("\n"))
+    except (OSError, ValueError):
         return None
-    named = Path(text)
-    return named if whole or named.name == path.name else None

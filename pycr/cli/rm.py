@@ -10,7 +10,7 @@ from pathlib import Path
 from pycr import image
 from pycr.cli import verb_parser
 from pycr.cli.find import target
-from pycr.errors import Busy, NoSuchJob, SlurmError
+from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
 from pycr.requeue import read_requeue
 from pycr.slurm import commands
 
@@ -35,13 +35,21 @@ def run(verb: str, argv: list[str]) -> int:
 
 def refuse_needed(path: Path) -> None:
     """Refuse to remove what a queued job is to be started from. Raises Busy."""
-    if read_requeue(path) is None:
-        return
-    name = path.name if "." in path.name else path.parent.name
-    job_id = int(name.partition(".")[0])
-    try:
-        job = commands.job(job_id)
-    except (NoSuchJob, SlurmError):
-        return  # it is gone, or Slurm does not answer
-    if job.uid == os.getuid() and job.pending:
-        raise Busy(f"{path}: job {job_id} is in the queue, to be started from it: cancel it first")
+    for generation in image.generations(path) or [path]:
+        try:
+            manifest = image.load(generation)
+        except PycrError:
+            continue  # no job can be started from it
+        job_id = manifest.job_id
+        if not manifest.batch or generation.absolute() != read_requeue(
+            Path(manifest.batch["home"]), job_id
+        ):
+            continue
+        try:
+            job = commands.job(job_id)
+        except (NoSuchJob, SlurmError):
+            continue  # it is gone, or Slurm does not answer
+        if job.uid == os.getuid() and job.pending:
+            raise Busy(
+                f"{path}: job {job_id} is in the queue, to be started from it: cancel it first"
+            )

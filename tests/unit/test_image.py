@@ -537,10 +537,10 @@ def test_requeue_file_in_a_directory_that_others_may_write(tmp_path: Path) -> No
 def test_whether_a_generation_is_to_be_requeued_from(tmp_path: Path) -> None:
     """`pycr rm` asks, so that it says so before it removes it."""
     path = write_job(tmp_path)
-    assert read_requeue(path) is None
+    assert read_requeue(tmp_path, 12) is None
     write_requeue(tmp_path, 12, path)
-    assert read_requeue(path) == read_requeue(path.parent) == path
-    assert read_requeue(path.with_name("0002")) is None
+    assert read_requeue(tmp_path, 12) == path
+    assert read_requeue(tmp_path, 13) is None
 
 
 def test_a_generation_is_removed_with_its_jobs_requeue_file(tmp_path: Path) -> None:
