@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import stat
@@ -27,6 +28,8 @@ from pycr.meeting import Meeting, Place
 
 Past = dict[str, list[Optional[str]]]
 
+# slurmstepd's line, headed by its name up to 25.05, by the time since.
+SLURM_SAYS = re.compile(rb"(?:(?:slurmstepd[^ ]*:|\[[^]\n]*\]) error: \*\*\* (?:JOB|STEP) .*\n)+")
 FIRST_FD = 50
 MIB = 1 << 20
 
@@ -142,20 +145,27 @@ def script_file(images: int, batch: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def put_outputs_back(images: int, mine: TaskImage) -> None:
-    """Give this job's output files back what Slurm has truncated when it started the job again."""
+    """Have this job's output files end as the script left them.
+
+    Slurm truncates them when it starts a job again; and into what it does not, it has written that
+    the job was ended, perhaps behind half a line.
+    """
     for fd, name in image.OUTPUTS.items():
         if name not in mine.files or not stat.S_ISREG(os.fstat(fd).st_mode):
             continue
-        if os.fstat(fd).st_size >= mine.files[name][0]:
-            continue  # not truncated: JobFileAppend, or --open-mode=append
-        with (
-            os.fdopen(os.open(name, image.FILE_FLAGS, dir_fd=images), "rb") as file,
-            open(f"/proc/self/fd/{fd}", "r+b") as target,
-        ):
-            since = target.read()
-            target.seek(0)
-            shutil.copyfileobj(file, target)
-            target.write(since)
+        size = mine.files[name][0]
+        with open(f"/proc/self/fd/{fd}", "r+b") as target:
+            if os.fstat(fd).st_size < size:
+                since = target.read()
+                target.seek(0)
+                source = os.open(name, image.FILE_FLAGS, dir_fd=images)
+                with os.fdopen(source, "rb") as file:
+                    shutil.copyfileobj(file, target)
+                target.write(since)
+            else:
+                target.seek(size)
+                if SLURM_SAYS.fullmatch(target.read(MIB)):
+                    target.truncate(size)
 
 
 def check_script(script: str, mine: TaskImage) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The main job: a step is checkpointed and stopped, and goes on elsewhere as if nothing had been.
+"""The main jobs: a step, and a batch script with its steps, are checkpointed and stopped, and go on
+elsewhere as if nothing had been.
 
 Runs on every release that pycr supports (make test runs it on two).
 """
@@ -11,6 +12,7 @@ from collections import Counter
 import pytest
 
 from tests.login import Login, until
+from tests.victims.scripted import Scripted
 
 TASKS, LINES = 4, 100
 
@@ -36,3 +38,26 @@ def test_vacated_step_goes_on_in_another_layout(alice: Login, layout: str) -> No
     again = alice.pycr("restart", "--image-dir", ".", step, layout)
     assert again.returncode == 3, again.stderr
     assert_whole(first + again.stdout)
+
+
+SCRIPT = """#!/bin/bash
+for i in a b c; do
+    echo "$i with ${SLURM_RESTART_COUNT:-0} restarts"
+    srun ./say.sh $i 8 3 | tee -a copy
+    echo "status ${PIPESTATUS[0]}"
+done
+until [ -e end ]; do sleep 0.1; done
+exit 5
+"""
+
+
+def test_vacated_and_requeued_job_goes_on(alice: Login) -> None:
+    """In a new job on another node, under its own id, and in a new job again."""
+    options = ("--cr", "-N1", "-n1")
+    unbroken = Scripted(alice, "unbroken", SCRIPT, *options)
+    broken = Scripted(alice, "broken", SCRIPT, *options)
+    unbroken.start()
+    left = broken.live(["vacate a.0 2", "requeue b.0 3", "create b.0 6", "vacate c.0 2"])
+    assert broken.job_id != unbroken.job_id
+    assert left == unbroken.finish()
+    assert left.status == "5:0"

@@ -20,7 +20,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 ASK = 0.25  # seconds between questions to Slurm: several jobs are waited for at once
 # What Slurm adds to a job's output: when the job is ended, and while a step's CPUs are busy yet.
 SLURM_SAYS = re.compile(
-    r"slurmstepd[^ ]*: error: \*\*\* (?:JOB|STEP) .*\n"
+    r"(?:slurmstepd[^ ]*:|\[[^]\n]*\]) error: \*\*\* (?:JOB|STEP) .*\n"
     r"|srun: (?:Job \d+ )?[Ss]tep (?:creation temporarily disabled|created).*\n"
 )
 NODE = re.compile(r"srun: error: n\d:")  # a restarted task is elsewhere
