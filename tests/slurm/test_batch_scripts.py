@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.login import Login
+from tests.login import Login, until
 from tests.victims.scripted import Left, Scripted
 
 
@@ -277,6 +277,22 @@ srun_cr ./say.sh last 1
             [f"create step {number}\n" for number in (1, 7, 13, 18)],
         ],
     ),
+    "a step that waits for another's CPU": Case(
+        """#!/bin/bash
+srun_cr --exact -n1 ./say.sh a 40 3 &
+first=$!
+until grep -q 'a.0 2' "$PWD/log"; do sleep 0.05; done
+srun_cr --exact -n1 ./say.sh b 4 4
+echo "second $?"
+wait $first; echo "first $?"
+srun_cr ./say.sh last 1
+""",
+        [
+            ["vacate a.0 4", "vacate b.0 2"],
+            ["create a.0 4", "create a.0 35", "vacate last.0 1"],
+        ],
+        ordered=False,
+    ),
     "plain srun under sbatch --cr": Case(
         """#!/bin/bash
 srun ./say.sh a 5 3
@@ -362,3 +378,36 @@ def test_requeue_keeps_the_job(alice: Login) -> None:
     assert left == unbroken, difference([], left, unbroken)
     assert [words[1:] for words in ids(counted)] == [[], [], ["2"]]
     assert {words[0] for words in ids(counted)} == {counts.job_id}
+
+
+@pytest.mark.parametrize("who", ["alice", "root"])
+def test_ended_job_goes_on_under_its_old_id(alice: Login, who: str) -> None:
+    """Slurm remembers it for a while, and starts it again; its own user may ask for it too."""
+    wanted = Scripted(alice, "unbroken", CASES["loop of steps"].text, "-n1")
+    run = Scripted(alice, "job", CASES["loop of steps"].text, "-n1")
+    wanted.start()
+    run.start()
+    run.until("b.0 2")
+    assert run.login.pycr("vacate", run.job_id, "--image-dir", ".").returncode == 0
+    until("its end", lambda: run.state()["JobState"] == "CANCELLED")
+    asker = Login(alice.cluster, who, "n1", run.login.place)
+    done = asker.pycr("restart", "--job-id", "--image-dir", ".", run.job_id)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run.finish() == wanted.finish()
+
+
+def test_root_restarts_a_users_job(alice: Login) -> None:
+    """The new job is the user's, and on the nodes it was on where that is asked for."""
+    run = Scripted(alice, "job", CASES["loop of steps"].text, "-n1")
+    run.start()
+    run.until("b.0 2")
+    nodes = run.state()["NodeList"]
+    assert run.login.pycr("vacate", run.job_id, "--image-dir", ".").returncode == 0
+    root = Login(alice.cluster, "root", "n1", run.login.place)
+    done = root.pycr("restart", "--stick", "--image-dir", ".", run.job_id)
+    assert done.returncode == 0, done.stderr
+    run.job_id = done.stdout.split()[-1]
+    run.until("c.0 2")
+    state = run.state()
+    assert (state["UserId"].split("(")[0], state["NodeList"]) == ("alice", nodes)
+    assert run.finish().status == "0:0"

@@ -19,6 +19,13 @@ from tests.login import Login, until
 from tests.slurm.test_failures import PLUGIN, assert_fails, plugstack
 
 MakeLogin = Callable[..., Login]
+HELD = """
+import socket, time
+held = socket.socket(socket.AF_UNIX)
+held.connect("/run/munge/munge.socket.2")
+print("held", flush=True)
+time.sleep(100)
+"""
 COUNT = "for i in $(seq 1000); do echo $i; [ ! -e stop ] || exit 7; sleep 0.1; done"
 
 
@@ -130,6 +137,23 @@ def test_step_that_has_half_ended(alice: Login) -> None:
     assert_fails(batch.pycr("create"), 5, "step", "task 0 on n", "it has ended")
     assert batch.field("JobState") == "RUNNING"
     until("pycr's steps to end", lambda: alice.steps() == [f"{batch.job}.0"])
+
+
+def test_one_step_of_two_cannot_be(alice: Login) -> None:
+    """Then nothing is: the other step, the script and its output go on."""
+    (alice.place / "held.py").write_text(HELD)
+    script = f"srun --cr --exact -n1 python3 held.py &\nsrun --cr --exact -n1 bash -c '{COUNT}'"
+    batch = Batch(alice, script, "-n2")
+    until("the connection", lambda: "held" in alice.read("log"))
+    for verb in ("create", "vacate"):
+        batch.runs()
+        done = batch.pycr(verb)
+        assert done.returncode == 9, done
+        assert "task 0 on n" in done.stderr
+    (alice.place / "stop").touch()
+    until("the other step's end", lambda: "Exited with exit code 7" in alice.read("log"))
+    numbers = [int(word) for word in alice.read("log").split() if word.isdigit()]
+    assert numbers[: numbers[-1]] == list(range(1, numbers[-1] + 1))
 
 
 def test_restart_while_it_runs(alice: Login) -> None:
