@@ -115,6 +115,9 @@ def find(pids: Iterable[int]) -> list[Process]:
     found = []
     for pid in pids:
         with suppress(OSError):
+            # Where the helper may look at every process (yama), it still looks only at the user's.
+            if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+                continue
             for name in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{name}"
                 with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -15,6 +15,7 @@ goes on and it is asked again, until --max-wait.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from typing import Any
 
 from pycr import config, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
+from pycr.protocol import HELPER_NAME
 from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
@@ -117,6 +119,18 @@ class Script(Checkpoint):
         """Return the steps that the script's srun_cr processes wait for."""
         return sorted(set(self.helpers.events("asked")[0]["steps"]))
 
+    def warn_of_others(self) -> None:
+        """Warn of steps that no srun_cr of the script waits for, where the job is to end."""
+        if not self.options.vacate:
+            return
+        own = {*self.step_names()}
+        for other in commands.steps(self.job):
+            if other.name not in own and other.fields.get("Name") != HELPER_NAME:
+                self.warnings.append(
+                    f"{other.title}: the script did not start it: it ends with the job, and is not"
+                    " in the checkpoint"
+                )
+
     def freeze(self) -> None:
         """Hold the output of the script's sruns, and have the script stand still."""
         assert self.writer is not None
@@ -132,10 +146,15 @@ class Script(Checkpoint):
 
     def commit(self) -> Path:
         """Make the whole generation visible; what ends the helper now ends the script too."""
+        if self.options.vacate:
+            # From here on there is no way back: half done, the job would be lost.
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda *_: None)
         made = super().commit()
         if self.requeue:
             write_requeue(self._home(), self.job.job_id, made)
         if self.options.vacate:
+            self.ended = True  # its helper's end is the script's: the generation must stay
             self.helpers.tell(do="committed")
         return made
 
@@ -148,10 +167,11 @@ class Script(Checkpoint):
         if not self.options.vacate:
             super().release()
             return
-        self.ended = True
         self.helpers.tell(do="collect", dir=str(self.committed))
         try:
             self._count("collected", "collecting output")
+            for reason in self.helpers.events("collected")[0].get("reasons", []):
+                self.warnings.append(f"job {self.job.job_id}: output is missing: {reason}")
         except PycrError as error:
             self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
         try:
@@ -206,11 +226,28 @@ def checkpoint(
         script.prepare()
         while not freeze_all(script):
             time.sleep(AGAIN)
-        step.run_phases([*script.steps, script], step.last_phases(options))
+        script.warn_of_others()
+        for phase in step.last_phases(options):
+            run_last(script, phase)
     except BaseException as error:
         step.undo([*script.steps, script], error)
         raise
     return step.conclude([*script.steps, script], warn)[-1:]
+
+
+def run_last(script: Script, phase: str) -> None:
+    """Run a phase from where everything is frozen: the steps' parts first.
+
+    From the commit on a vacated job has to end, or be requeued, whatever its steps do.
+    """
+    for each in script.steps:
+        try:
+            getattr(each, phase)()
+        except PycrError as error:
+            if not script.ended:
+                raise
+            script.warnings.append(str(error))
+    getattr(script, phase)()
 
 
 def freeze_all(script: Script) -> bool:

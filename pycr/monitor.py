@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 ROOM = 1 << 16  # bytes read ahead of what is delivered
+LAST = 16  # times as much, at most, that may still be in srun's pipe at its end
 TURN = 1000  # milliseconds: as Silence counts them
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
 EPIPE = 32
@@ -50,7 +51,7 @@ class Stream:
     def __init__(self, target: int, pipe: int) -> None:
         self.target, self.pipe = target, pipe
         self.buffer = bytearray()
-        self.before = 0  # how much of it came before the tasks were ended
+        self.before = 0  # how much of it came before the tasks stood still
         self.is_pipe = os.fstat(target).st_mode & 0o170000 != 0o100000
         self.moved = time.monotonic()
 
@@ -66,12 +67,24 @@ class Stream:
             os.close(self.pipe)
             self.pipe = -1
 
+    def drain(self) -> None:
+        """Take the last that is there, as much as a pipe holds, and have done with it."""
+        for _ in range(LAST):
+            before = len(self.buffer)
+            if self.pipe < 0:
+                return
+            self.read(ROOM)
+            if len(self.buffer) == before:
+                break
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
     def write(self) -> None:
         """Deliver some; where nobody reads any more, let srun know in its turn."""
         try:
             done = os.write(self.target, self.buffer[:ATOMIC] if self.is_pipe else self.buffer)
             del self.buffer[:done]
-            self.moved = time.monotonic()
         except BlockingIOError:
             pass
         except OSError as error:
@@ -162,7 +175,8 @@ class Monitor:
                 poll.register(stream.target, select.POLLOUT)
 
     def may_read(self, stream: Stream) -> bool:
-        return self.collecting or (not self.held and len(stream.buffer) < ROOM)
+        # Held, its tasks stand still: what is on its way has an end, and srun drops it at theirs.
+        return self.held or self.draining is not None or len(stream.buffer) < ROOM
 
     def relay(self, ready: set[int]) -> None:
         """Move what can be moved."""
@@ -203,18 +217,27 @@ class Monitor:
         if self.status is None:
             return False
         late = time.monotonic() - self.srun_ended > LINGER
-        if any(stream.pipe >= 0 for stream in self.streams) and not late:
+        if self.held and not self.collecting:
             return False
+        if any(stream.pipe >= 0 for stream in self.streams):
+            if not late:
+                return False
+            for stream in self.streams:
+                stream.drain()
         if self.held:
-            return self.collecting
+            return True
         return all(not stream.buffer for stream in self.streams)
 
     def finish(self) -> NoReturn:
         """Report the end, to who waits for it."""
         self.listener.remove()
         if self.collecting:
-            self.keep(without_own_words=True)
-            self.mailbox.answer(self.question, "collected")
+            reason = ""
+            try:
+                self.keep(without_own_words=True)
+            except OSError as error:
+                reason = str(error)
+            self.mailbox.answer(self.question, "collected", reason=reason)
         else:
             self.owner.post("ended", self.status)
         os._exit(0)
@@ -298,8 +321,6 @@ class Monitor:
                 stream.moved = time.monotonic()
         elif do == "collect":
             self.question, self.collecting, self.held = message, True, True
-            for stream in self.streams:
-                stream.before = len(stream.buffer)
             self.linger_anew()
             if self.pausing or self.paused:
                 os.kill(self.srun, signal.SIGKILL)  # it has launched nothing, and never will
@@ -311,13 +332,17 @@ class Monitor:
         wish, now = self.draining, time.monotonic()
         if wish is None:
             return
-        quiet = all(
-            not stream.buffer and now - stream.moved >= float(wish["quiet"])
-            for stream in self.streams
-        )
+        quiet = all(now - stream.moved >= float(wish["quiet"]) for stream in self.streams)
         if quiet or now >= wish["give_up"]:
             self.draining, self.question, self.held = None, wish, True
-            self.keep()
+            for stream in self.streams:
+                stream.before = len(stream.buffer)
+            try:
+                self.keep()
+            except OSError as error:  # the checkpoint fails; what runs must not
+                self.mailbox.answer(wish, "cannot", reason=f"keeping its output: {error}")
+                self.go_on()
+                return
             self.mailbox.answer(wish, "held")
 
     def go_on(self) -> None:
@@ -326,7 +351,7 @@ class Monitor:
         self.linger_anew()
 
     def linger_anew(self) -> None:
-        """Give an srun that has ended LINGER again: while held, nothing of it was read."""
+        """Give what an srun that has ended left behind LINGER again."""
         if self.status is not None:
             self.srun_ended = time.monotonic()
 

@@ -50,7 +50,8 @@ def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[st
     for fd, option in ((1, "output"), (2, "error")):
         if streams[fd]["kind"] in ("file", "null"):
             # In a file's name sbatch would take %j and the like for its own.
-            command.append(f"--{option}={streams[fd]['name'].replace('%', '%%')}")
+            name = streams[fd]["name"].replace("%", "%%")
+            command.append(f"--{option}={re.sub(r' [(]deleted[)]$', '', name)}")
     if not names_nodes(more):
         command.append(f"--nodes={wanted.nodes}")
     for option, value in (

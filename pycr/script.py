@@ -137,8 +137,9 @@ class ScriptHelper(Helper):
         """Do one of the coordinator's commands."""
         if value["do"] == "collect":
             held = list(self.monitors.processes.values())
-            self.monitors.ask(held, "collect", COLLECT, dir=value["dir"])
-            self.report({"event": "collected", "task": 0})
+            answers = self.monitors.ask(held, "collect", COLLECT, dir=value["dir"])
+            reasons = [each["reason"] for each in answers.values() if each.get("reason")]
+            self.report({"event": "collected", "task": 0, "reasons": reasons})
         elif value["do"] == "committed":
             self.committed = True
         else:
@@ -167,6 +168,7 @@ class ScriptHelper(Helper):
                 pod.close()  # it serves one dump
                 self.pods[task_id] = self.connect(self.leaders[task_id])
         self.dumps.clear()
+        image.remove_tree(directory.parent / image.LATE)
         try:
             for path in directory.iterdir():
                 path.unlink()
@@ -210,7 +212,7 @@ class ScriptHelper(Helper):
                 if name and stream["kind"] == "file" and stream["name"] not in done:
                     done.add(stream["name"])
                     try:
-                        shutil.copyfile(stream["name"], directory / name)
+                        shutil.copyfile(f"/proc/{self.root}/fd/{stream['fd']}", directory / name)
                     except OSError as error:
                         raise DirectoryError(f"{stream['name']}: {error.strerror}") from error
         super().seal_task(task_id)

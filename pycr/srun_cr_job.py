@@ -165,7 +165,15 @@ class JobWrapper:
         poll.register(self.mailbox.request, select.POLLIN)
         pending: list[int] = []
         while self.status is None or self.waiting:
+            control = self.control  # restarted() makes a new one
+            watched = self.status is None and not self.waiting
+            if watched:
+                poll.register(control, 0)  # POLLERR: the monitor, which has its other end, is gone
             ready = {descriptor for descriptor, _ in poll.poll(self.timeout())}
+            if watched:
+                poll.unregister(control)
+                if control in ready and self.lost(control, ready):
+                    break
             if wake_read in ready:
                 pending += os.read(wake_read, 4096)
             if self.mailbox.request in ready:
@@ -181,7 +189,21 @@ class JobWrapper:
                 for each in pending:
                     self.forward(each)
                 pending = []
+        assert self.status is not None
         return self.status
+
+    def lost(self, control: int, ready: set[int]) -> bool:
+        """See whether the monitor was killed, and has left srun behind; end srun then."""
+        for message in self.mailbox.read():
+            self.hear(message)
+        ready.discard(self.mailbox.request)
+        if self.status is not None or self.waiting or self.mailbox.restored():
+            return False
+        say("its monitor was killed")
+        if self.srun:
+            self.forward(9)
+        self.status = 9
+        return True
 
     def timeout(self) -> int | None:
         """Return the milliseconds until something is due, None where nothing is."""
@@ -275,6 +297,11 @@ def run(srun: str, argv: list[str]) -> NoReturn:
     """Run srun with this command line and end as it does."""
     import _signal  # signal itself takes longer to import than srun to be started
 
+    for descriptor in (0, 1, 2):  # one that is closed would become a pipe of the mailbox's
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
     wrapper = JobWrapper(srun, argv)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     # Until serve() has its handlers no signal may end this process and leave srun alone.

@@ -18,6 +18,8 @@ MAX_NODELIST = 32768  # as the original srun_cr
 FRAME_HEAD = 12  # the two ids and the length
 SLOW = 10.0  # seconds a connection may take to send its frame
 MAX_CONNECTIONS = 16
+TRIES = 100
+EEXIST = 17
 YOUNG = 60.0  # seconds: a directory that young may not have its listener yet
 PLACE, PREFIX = "/tmp", "srun_cr."  # spank_cr/wrap.pxi makes its own there too
 
@@ -33,9 +35,18 @@ class Listener:
             os.set_inheritable(descriptor, False)
             self.socket.setblocking(False)
             return
-        self.directory = f"{PLACE}/{PREFIX}{os.urandom(6).hex()}"
+        for _ in range(TRIES):
+            # A restored process draws the numbers again that another copy of it has drawn: from
+            # glibc 2.41 on, os.urandom() has its state in the process (vDSO).
+            self.directory = f"{PLACE}/{PREFIX}{os.urandom(6).hex()}"
+            try:
+                os.mkdir(self.directory, 0o700)
+                break
+            except FileExistsError:
+                continue
+        else:
+            raise FileExistsError(EEXIST, "no name is free")
         self.path = f"{self.directory}/socket"
-        os.mkdir(self.directory, 0o700)
         kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         try:
             self.socket = _socket.socket(_socket.AF_UNIX, kind)
