@@ -29,7 +29,7 @@ demo: setup  ## 4 tasks on 2 nodes: vacated midway, restarted on other nodes
 	@$(BIN)/python -m tests.demo
 
 test: setup  ## the whole suite, on real clusters of both releases
-	$(PYTEST) tests
+	$(PYTEST) -n 2 --dist worksteal tests
 	PYCR_RELEASE=forky $(PYTEST) tests/slurm/test_main.py
 
 lint: setup  ## ruff, mypy, cython-lint, shellcheck

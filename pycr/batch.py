@@ -31,6 +31,7 @@ from pycr.step import Checkpoint, Options, Progress
 
 NOTICE = 0.5  # seconds that Slurm may take to notice that a step has ended
 ENDING = 2.0  # and after which, where some of its tasks have, it will go on without them
+EPILOG = 10.0  # seconds to wait until a job that is as good as ended has
 AGAIN = 0.1  # seconds between attempts
 
 
@@ -183,10 +184,17 @@ class Script(Checkpoint):
         self._await_end()
 
     def _await_end(self) -> None:
-        give_up = time.monotonic() + step.END_WAIT
+        """Wait until Slurm has ended the job; its epilog may take longer than anyone waits for."""
+        began = time.monotonic()
         delay = 0.05
-        while commands.job(self.job.job_id).state in ("RUNNING", "COMPLETING"):
-            if time.monotonic() > give_up:
+        while True:
+            state = commands.job(self.job.job_id).state
+            waited = time.monotonic() - began
+            if state not in ("RUNNING", "COMPLETING"):
+                return
+            if state == "COMPLETING" and waited > EPILOG:
+                return
+            if waited > step.END_WAIT:
                 raise TimedOut(
                     f"job {self.job.job_id}: checkpointed, but it has not ended after"
                     f" {step.END_WAIT} s: look at it with scontrol show job {self.job.job_id}"

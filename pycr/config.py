@@ -155,5 +155,5 @@ def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int)
 
 def default_dir(settings: Site, job_id: int) -> Path:
     """Return the site's default image directory for a job of this user's."""
-    entry = pwd.getpwuid(os.getuid())
+    entry = pwd.getpwuid(os.geteuid())
     return settings.default_dir(entry.pw_name, entry.pw_dir, job_id)

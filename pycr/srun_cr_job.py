@@ -53,8 +53,7 @@ class JobWrapper:
         if restart_dir:
             environment["SLURM_RESTART_DIR"] = restart_dir
             environment["SLURM_OPEN_MODE"] = "append"
-            # The command line would win over the variable.
-            argv = [word for word in argv if not word.startswith("--restart-dir=")]
+            argv = without_restart_dir(argv)
         read, write = os.pipe2(os.O_CLOEXEC)
         self.owner = os.getpid()
         between = os.fork()
@@ -282,6 +281,20 @@ class JobWrapper:
         except OSError as error:
             say(f"couldn't start srun again: {error.strerror}")
             self.status = 127 << 8
+
+
+def without_restart_dir(argv: list[str]) -> list[str]:
+    """Return a command line without --restart-dir, which would win over the variable.
+
+    The command behind the options may lose a word too: it does not run, its image does.
+    """
+    kept: list[str] = []
+    before = ""
+    for word in argv:
+        if word.partition("=")[0] != "--restart-dir" and before != "--restart-dir":
+            kept.append(word)
+        before = word
+    return kept
 
 
 def write_all(target: int, data: bytes) -> None:

@@ -9,7 +9,7 @@ import pwd
 import shlex
 from pathlib import Path
 
-from pycr import image, meeting, resubmit
+from pycr import config, image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError, UsageError
@@ -100,6 +100,9 @@ def restart_job(
         else:
             print(shlex.join(["scontrol", "requeue", str(manifest.job_id)]))
         return 0
+    home = manifest.batch["home"]
+    if home != str(config.default_dir(config.site(), manifest.job_id)) and os.path.isdir(home):
+        more = [f"--checkpoint-dir={home}", *more]  # as it was submitted
     if owner is not None:
         more = [f"--uid={owner.pw_name}", f"--gid={owner.pw_gid}", *more]
     resubmit.refuse_running(manifest)

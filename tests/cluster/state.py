@@ -73,8 +73,12 @@ def base_dir() -> Path:
 
 
 def cluster_id(checkout: Path = CHECKOUT) -> str:
-    """Return the name of CHECKOUT's cluster: short, as it ends up in cgroup names."""
-    return hashlib.sha256(os.fsencode(checkout)).hexdigest()[:10]
+    """Return the name of CHECKOUT's cluster: short, as it ends up in cgroup names.
+
+    Where pytest runs tests side by side (pytest-xdist), each of its workers has one of its own.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return hashlib.sha256(os.fsencode(f"{checkout}{worker}")).hexdigest()[:10]
 
 
 class State:
