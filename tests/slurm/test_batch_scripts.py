@@ -282,7 +282,7 @@ srun_cr ./say.sh last 1
 srun_cr --exact -n1 ./say.sh a 40 3 &
 first=$!
 until grep -q 'a.0 2' "$PWD/log"; do sleep 0.05; done
-srun_cr --exact -n1 ./say.sh b 4 4
+srun_cr --exact -n1 ./say.sh b 4 3
 echo "second $?"
 wait $first; echo "first $?"
 srun_cr ./say.sh last 1

@@ -55,9 +55,14 @@ class Wrapped:
                 for line in Path(f"/proc/{pid}/status").read_text().splitlines()
                 if line.startswith("SigBlk")
             )
-            if below and not blocked:
+            # Before its own execve it has that name too, but not the variable.
+            if below and not blocked and self._has_socket(below[0]):
                 return pid, below[0]
         return None
+
+    @staticmethod
+    def _has_socket(pid: int) -> bool:
+        return b"\0SLURM_SRUN_CR_SOCKET=" in Path(f"/proc/{pid}/environ").read_bytes()
 
     def _environ(self, name: str) -> str:
         words = Path(f"/proc/{self.srun}/environ").read_text().split("\0")
