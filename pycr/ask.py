@@ -80,7 +80,7 @@ class Process:
                 value = json.loads(line)
                 if isinstance(value, dict) and value.get("id") == self._id:
                     return value
-        if not alive(self.pid):
+        if not proc.alive(self.pid):
             raise ProcessLookupError(self.pid)
         return None
 
@@ -99,15 +99,6 @@ def open_pipe(pid: int, fd: int, flags: int) -> int:
     if not os.readlink(path).startswith("pipe:["):
         raise ValueError(f"{path}: no pipe")
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process is there and no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 def find(pids: Iterable[int]) -> list[Process]:

@@ -136,15 +136,7 @@ class Script(Checkpoint):
 
     def freeze(self) -> None:
         """Hold the output of the script's sruns, and have the script stand still."""
-        assert self.writer is not None
-        self.helpers.tell(
-            do="dump",
-            dir=str(self.writer.path.resolve()),
-            keep=not self.options.vacate,
-            hold=True,
-            timeout=self.options.max_wait,
-            outputs=self.options.vacate,
-        )
+        self._tell_dump(hold=True, outputs=self.options.vacate)
         self._count("frozen", "freezing the script")
 
     def commit(self) -> Path:

@@ -249,30 +249,35 @@ class Helper:
         self.pods[task_id] = connection
         return answer
 
-    def connect(self, leader: int) -> socket.socket:
-        """Connect to the pod below a leader. Raises TaskError."""
+    def pod(self, leader: int) -> tuple[int, list[str]]:
+        """Return the pod's PID 1 below a leader, and its command line. Raises TaskError."""
         for pid in proc.children(leader):
             words = proc.cmdline(pid)
-            if len(words) > 3 and words[3] == "pycr.pod":
-                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                give_up = time.monotonic() + POD_STARTING
-                while True:
-                    try:
-                        connection.connect("\0" + protocol.pod_address(words))
-                        break
-                    except ConnectionRefusedError as error:
-                        if time.monotonic() > give_up or not ask.alive(pid):
-                            connection.close()
-                            raise TaskError(f"its pod is not ready: {error}") from error
-                        time.sleep(0.05)
-                    except (OSError, ValueError, IndexError) as error:
-                        connection.close()
-                        raise TaskError(f"its pod is not ready: {error}") from error
-                if protocol.peer_uid(connection) != os.getuid():
-                    connection.close()
-                    raise TaskError("its pod is another user's")
-                return connection
+            if protocol.is_pod(words):
+                return pid, words
         raise TaskError("its pod has ended")
+
+    def connect(self, leader: int) -> socket.socket:
+        """Connect to the pod below a leader. Raises TaskError."""
+        pid, words = self.pod(leader)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        give_up = time.monotonic() + POD_STARTING
+        while True:
+            try:
+                connection.connect("\0" + protocol.pod_address(words))
+                break
+            except ConnectionRefusedError as error:
+                if time.monotonic() > give_up or not proc.alive(pid):
+                    connection.close()
+                    raise TaskError(f"its pod is not ready: {error}") from error
+                time.sleep(LOOK)
+            except (OSError, ValueError, IndexError) as error:
+                connection.close()
+                raise TaskError(f"its pod is not ready: {error}") from error
+        if protocol.peer_uid(connection) != os.getuid():
+            connection.close()
+            raise TaskError("its pod is another user's")
+        return connection
 
     def command(self, value: Object) -> None:
         """Do one of the coordinator's commands."""

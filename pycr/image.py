@@ -101,6 +101,21 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
     return descriptor
 
 
+def create(name: str | Path, dir_fd: int | None = None) -> int:
+    """Make a new file for its owner alone and return it, open for writing. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o600, dir_fd=dir_fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(path, DIR_FLAGS)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def directory_error(path: Path, error: OSError) -> DirectoryError:
     """Say in one line what was the matter with a path of an image directory."""
     return DirectoryError(f"{path}: {error.strerror}")
@@ -268,8 +283,7 @@ def write_log(path: Path, log: str) -> None:
     """Keep CRIU's log of a failure, for its owner alone. Raises OSError."""
     with suppress(FileNotFoundError):
         os.unlink(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+    with os.fdopen(create(path), "w") as file:
         file.write(log)
 
 

@@ -34,15 +34,12 @@ def write(directory: str, own_pid: int, streams: dict[int, bytes]) -> None:
         return
     path.parent.mkdir(0o700, exist_ok=True)
     body = json.dumps({str(fd): base64.b64encode(data).decode() for fd, data in streams.items()})
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(image.create(path), "wb") as file:
         file.write(seal(body.encode()))
         file.flush()
         os.fsync(file.fileno())
     for each in (path.parent, path.parent.parent):
-        descriptor = os.open(each, image.DIR_FLAGS)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        image.sync_directory(each)
 
 
 def read(directory: str, own_pid: int) -> dict[int, bytes]:

@@ -132,7 +132,7 @@ class Mailbox:
 
     def only_post(self) -> None:
         """Keep, in a child of its process, what post() needs, and no more."""
-        for descriptor in (self.request, self._reply_read, self._reply, self._card):
+        for descriptor in self.descriptors() - {self._write}:
             os.close(descriptor)
 
     def descriptors(self) -> set[int]:

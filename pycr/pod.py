@@ -288,7 +288,7 @@ class Pod:
     def strays(self) -> set[int]:
         """Return the processes here that are not the task's, nor of pycr's own beside it."""
         every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-        every = {pid for pid in every if ask.alive(pid)}  # a dead one is about to be reaped
+        every = {pid for pid in every if proc.alive(pid)}  # a dead one is about to be reaped
         # Workers that PID 1 has forked since this one was are known by its command line alone.
         own = proc.cmdline(1)
         beside = {pid for pid in every if pid != 1 and proc.cmdline(pid) == own}

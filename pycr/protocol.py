@@ -117,6 +117,11 @@ def failure(error: PycrError) -> Object:
     return {"kind": type(error).__name__, "reason": str(error)}
 
 
+def is_pod(cmdline: list[str]) -> bool:
+    """Tell whether a command line is that of a pod's PID 1."""
+    return cmdline[POD_WORDS - 1 : POD_WORDS] == ["pycr.pod"]
+
+
 def pod_address(cmdline: list[str]) -> str:
     """Return the name of a pod's socket from its command line. Raises IndexError."""
     return cmdline[POD_WORDS + POD_SOCKET - 1]

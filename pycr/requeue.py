@@ -27,15 +27,12 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
         os.close(image.open_owned(step_dir))
         with suppress(FileNotFoundError):
             temporary.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
+        with os.fdopen(image.create(temporary), "w") as file:
             file.write(f"{generation}\n")
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
-        descriptor = os.open(step_dir, image.DIR_FLAGS)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        image.sync_directory(step_dir)
     except OSError as error:
         raise image.directory_error(path, error) from error
     return path

@@ -17,7 +17,7 @@ from pycr import image
 from pycr.errors import Busy, ImageError, NoSuchJob, NotSupported, RestoreFailed
 from pycr.manifest import Manifest
 from pycr.requeue import write_requeue
-from pycr.slurm import Geometry, commands, names_memory, names_nodes
+from pycr.slurm import Geometry, commands, like, names_nodes
 
 COMPLAINT = f"""
 echo "pycr: couldn't restart: the batch script on $SLURMD_NODENAME: the spank_cr plugin is not" \\
@@ -54,15 +54,11 @@ def sbatch(generation: Path, manifest: Manifest, wanted: Geometry, more: list[st
             command.append(f"--{option}={re.sub(r' [(]deleted[)]$', '', name)}")
     if not names_nodes(more):
         command.append(f"--nodes={wanted.nodes}")
+    command.append(f"--ntasks={wanted.tasks}")
+    if wanted.cpus_per_task > 1:
+        command.append(f"--cpus-per-task={wanted.cpus_per_task}")
+    command += like(wanted, more)
     for option, value in (
-        ("ntasks", str(wanted.tasks)),
-        ("cpus-per-task", str(wanted.cpus_per_task) if wanted.cpus_per_task > 1 else ""),
-        ("mem-per-cpu", "" if names_memory(more) else wanted.mem_per_cpu),
-        ("mem", "" if names_memory(more) else wanted.mem_per_node),
-        ("partition", wanted.partition),
-        ("account", wanted.account),
-        ("qos", wanted.qos),
-        ("time", wanted.time_limit),
         ("constraint", wanted.features),
         ("gres", re.sub(r"gres[:/]", "", wanted.gres)),
         ("reservation", wanted.reservation),

@@ -75,10 +75,7 @@ class ScriptHelper(Helper):
     def find_script(self, leader: int) -> str:
         """Return the path of the file that Slurm made of the script."""
         if proc.comm(leader) == protocol.POD_COMM:
-            for pid in proc.children(leader):
-                words = proc.cmdline(pid)
-                if words[3:4] == ["pycr.pod"]:
-                    return protocol.pod_script(words)
+            return protocol.pod_script(self.pod(leader)[1])
         for word in proc.cmdline(leader):
             if re.search(rf"/job0*{self.target_job}/slurm_script$", word):
                 return word
@@ -172,8 +169,7 @@ class ScriptHelper(Helper):
         try:
             for path in directory.iterdir():
                 path.unlink()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            copy = os.open(directory / image.SCRIPT, flags, 0o600)
+            copy = image.create(directory / image.SCRIPT)
             with open(self.script, "rb") as file, os.fdopen(copy, "wb") as target:
                 shutil.copyfileobj(file, target)
         except OSError as error:

@@ -171,7 +171,7 @@ class JobWrapper:
             ready = {descriptor for descriptor, _ in poll.poll(self.timeout())}
             if watched:
                 poll.unregister(control)
-                if control in ready and self.lost(control, ready):
+                if control in ready and self.lost(ready):
                     break
             if wake_read in ready:
                 pending += os.read(wake_read, 4096)
@@ -191,7 +191,7 @@ class JobWrapper:
         assert self.status is not None
         return self.status
 
-    def lost(self, control: int, ready: set[int]) -> bool:
+    def lost(self, ready: set[int]) -> bool:
         """See whether the monitor was killed, and has left srun behind; end srun then."""
         for message in self.mailbox.read():
             self.hear(message)

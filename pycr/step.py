@@ -171,16 +171,19 @@ class Checkpoint:
 
     def freeze(self) -> None:
         """Have every task stand still (or, when independent, dumped and let go at once)."""
+        self._tell_dump(hold=not self.options.independent)
+        if not self.options.independent:
+            self._count("frozen", "freezing the tasks")
+
+    def _tell_dump(self, **more: bool) -> None:
         assert self.writer is not None
         self.helpers.tell(
             do="dump",
             dir=str(self.writer.path.resolve()),
             keep=not self.options.vacate,
-            hold=not self.options.independent,
             timeout=self.options.max_wait,
+            **more,
         )
-        if not self.options.independent:
-            self._count("frozen", "freezing the tasks")
 
     def dump(self) -> None:
         """Have every task written, and held."""

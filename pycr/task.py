@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr import image
-from pycr.ask import alive
 from pycr.engine import criu, proc
 from pycr.errors import AlreadyDone, PycrError, TaskError
 from pycr.protocol import Object, failure
@@ -170,7 +169,7 @@ class Dump(threading.Thread):
         except criu.DumpFailure as error:
             if self._refused is not None:
                 raise self._refused from error
-            if not alive(self.root):
+            if not proc.alive(self.root):
                 raise AlreadyDone("it has just ended") from error
             log = "" if self._given_up() else error.log
             raise TaskError(f"{error}{self._save_log(log)}") from error

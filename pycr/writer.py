@@ -15,6 +15,7 @@ from pycr.image import (
     GENERATION,
     LOCK,
     MANIFEST,
+    create,
     directory_error,
     open_owned,
     remove_tree,
@@ -54,12 +55,10 @@ class Part:
     def commit(self, manifest: Manifest) -> Path:
         """Write the manifest and make it durable; return where this will be.
 
-        The tasks' own files are on disk by now: node.py has seen to that on their nodes.
+        The tasks' own files are on disk by now: dumper.py has seen to that on their nodes.
         """
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(MANIFEST, flags, 0o600, dir_fd=self._new)
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(create(MANIFEST, self._new), "wb") as file:
                 file.write(manifest.dumps())
                 file.flush()
                 os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from typing import Any
 
 from pycr import __version__
 from pycr.errors import DirectoryError, PycrError, UsageError
+from pycr.manifest import Manifest
 from pycr.slurm import BATCH
 
 # verb -> (module, one line for --help)
@@ -52,6 +53,19 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def totals(every: list[Manifest]) -> dict[str, Any]:
+    """Return the tasks, bytes and longest stop of a generation with the steps that are in it.
+
+    A batch script counts for none of the tasks.
+    """
+    manifest, *inside = every
+    return {
+        "tasks": sum(len(each.tasks) for each in (inside if manifest.batch else every)),
+        "size": sum(each.size for each in every),
+        "frozen": max(each.frozen for each in every),
+    }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pycr import batch, image, step
-from pycr.cli import count, size, step_id, verb_parser
+from pycr.cli import count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
 from pycr.errors import UsageError
 from pycr.slurm import BATCH
@@ -84,9 +84,7 @@ def report(made: list[Path], as_json: bool) -> None:
         row: dict[str, Any] = {
             "step": image.step_name(manifest.job_id, manifest.step_id),
             "path": str(path),
-            "tasks": sum(len(each.tasks) for each in (inside if manifest.batch else every)),
-            "size": sum(each.size for each in every),
-            "frozen": max(each.frozen for each in every),
+            **totals(every),
         }
         if manifest.batch:
             row["steps"] = manifest.batch["steps"]

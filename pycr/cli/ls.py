@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pycr import image
-from pycr.cli import size, verb_parser
+from pycr.cli import size, totals, verb_parser
 from pycr.cli.find import image_dirs
 from pycr.errors import DirectoryError, PycrError
 
@@ -57,10 +57,8 @@ def row(path: Path) -> dict[str, Any]:
         **base,
         "whole": True,
         "steps": [image.step_name(each.job_id, each.step_id) for each in inside],
-        "tasks": sum(len(each.tasks) for each in (inside if manifest.batch else every)),
         "nodes": int(manifest.geometry.get("nodes", 0)),
-        "size": sum(each.size for each in every),
-        "frozen": max(each.frozen for each in every),
+        **totals(every),
         "created": manifest.created,
         "command": manifest.command,
     }

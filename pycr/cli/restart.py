@@ -14,7 +14,7 @@ from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError, UsageError
 from pycr.manifest import Manifest
-from pycr.slurm import Geometry, commands, geometry_from, names_memory, names_nodes
+from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
 
 OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id")
 
@@ -151,16 +151,7 @@ def srun(
             command.append(f"--nodes={wanted.nodes}")
         if wanted.cpus_per_task:
             command.append(f"--cpus-per-task={wanted.cpus_per_task}")
-        for option, value in (
-            ("mem-per-cpu", "" if names_memory(more) else wanted.mem_per_cpu),
-            ("mem", "" if names_memory(more) else wanted.mem_per_node),
-            ("partition", wanted.partition),
-            ("account", wanted.account),
-            ("qos", wanted.qos),
-            ("time", wanted.time_limit),
-        ):
-            if value:
-                command.append(f"--{option}={value}")
+        command += like(wanted, more)
     if wanted.name:
         command.append(f"--job-name={wanted.name}")
     # srun wants a command, and this one fails where the plugin is not: the task's own program

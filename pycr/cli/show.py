@@ -8,7 +8,7 @@ import shlex
 import time
 
 from pycr import image
-from pycr.cli import count, size, verb_parser
+from pycr.cli import count, size, totals, verb_parser
 from pycr.cli.find import target
 
 
@@ -26,6 +26,7 @@ def run(verb: str, argv: list[str]) -> int:
         steps = {"steps": [each.json() for each in inside]} if manifest.batch else {}
         print(json.dumps({"path": str(generation), **manifest.json(), **steps}, indent=1))
         return 0
+    whole = totals(every)
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
     after = "went on running" if manifest.kept_running else "was ended"
     wanted = ", ".join(f"{name} {value}" for name, value in manifest.geometry.items() if value)
@@ -35,11 +36,7 @@ def run(verb: str, argv: list[str]) -> int:
         ("Command", shlex.join(manifest.command)),
         ("Directory", manifest.cwd),
         ("Made", f"{when}; the {'job' if manifest.batch else 'step'} {after}"),
-        (
-            "Size",
-            f"{size(sum(each.size for each in every))},"
-            f" frozen {max(each.frozen for each in every):.3f} s",
-        ),
+        ("Size", f"{size(whole['size'])}, frozen {whole['frozen']:.3f} s"),
         ("Geometry", wanted),
     ]
     for node, host in sorted(manifest.hosts.items()):

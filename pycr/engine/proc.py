@@ -13,6 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+def stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third, the state, on. Raises OSError.
+
+    The second is the name, which may hold blanks and brackets.
+    """
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        return stat(pid)[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 def children(pid: int) -> list[int]:
     """Return the children of every thread of a process; none where it has ended."""
     found: list[int] = []
@@ -48,7 +64,7 @@ def _descends(pid: int, roots: set[int]) -> bool:
         if at <= 1:
             return False
         try:
-            words = Path(f"/proc/{at}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            words = stat(at)
         except OSError:
             if at == pid:
                 return True  # it has ended
@@ -64,10 +80,7 @@ def stopped(pid: int) -> bool:
     proctrack/cgroup freezes the step for SIGSTOP; others signal.
     """
     with suppress(OSError):
-        if (
-            Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-            == "T"
-        ):
+        if stat(pid)[0] == "T":
             return True
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -142,8 +155,7 @@ def executed(pid: int) -> bool:
 
 def age(pid: int) -> float:
     """Return the seconds since a process was made. Raises OSError."""
-    with open(f"/proc/{pid}/stat", errors="replace") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
+    ticks = int(stat(pid)[19])
     with open("/proc/uptime") as file:
         return float(file.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 

@@ -145,6 +145,23 @@ def geometry_from(value: dict[str, Any]) -> Geometry:
     return made
 
 
+def like(wanted: Geometry, more: list[str]) -> list[str]:
+    """Return the options of srun and sbatch that ask for a job like the old one.
+
+    more: the user's own options. How many tasks, nodes and processors is not among them.
+    """
+    memory = not names_memory(more)
+    values = {
+        "mem-per-cpu": wanted.mem_per_cpu if memory else "",
+        "mem": wanted.mem_per_node if memory else "",
+        "partition": wanted.partition,
+        "account": wanted.account,
+        "qos": wanted.qos,
+        "time": wanted.time_limit,
+    }
+    return [f"--{option}={value}" for option, value in values.items() if value]
+
+
 def names_memory(options: list[str]) -> bool:
     """Tell whether srun or sbatch options say how much memory: only one of its ways is taken."""
     return any(re.match(r"--mem(-per-(cpu|gpu))?(=|$)", word) for word in options)

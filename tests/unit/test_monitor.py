@@ -100,7 +100,7 @@ class Job:
     def ended(self) -> int:
         """Wait for the monitor's last word; return srun's wait status."""
         (status,) = self.hear("ended")
-        until("the monitor's end", lambda: not ask.alive(self.pid))
+        until("the monitor's end", lambda: not proc.alive(self.pid))
         return int(status)
 
     def mailbox(self) -> list[Process]:
@@ -383,7 +383,7 @@ def test_an_end_waits_too(start: Start, pipe: Pipe) -> None:
     job.at("x")
     job.hold()
     job.open("x")
-    until("srun's end", lambda: not ask.alive(job.srun))
+    until("srun's end", lambda: not proc.alive(job.srun))
     watched = [job.report.fileno(), pipe.read_end]
     assert select.select(watched, [], [], monitor.LINGER + 0.2)[0] == []
     job.asked.tell("go on")
@@ -467,7 +467,7 @@ def test_collect(start: Start, pipe: Pipe, tmp_path: Path) -> None:
     assert (tmp_path / "err").read_text() == ""
     assert pipe.read(1, 0) == b""
     # Its owner is told nothing: it is dumped, and its copy starts srun again.
-    until("the monitor's end", lambda: not ask.alive(job.pid))
+    until("the monitor's end", lambda: not proc.alive(job.pid))
     assert select.select([job.report], [], [], 0)[0] == []
 
 
@@ -485,7 +485,7 @@ def test_collect_from_an_srun_that_has_ended(start: Start, pipe: Pipe) -> None:
     job.at("x")
     job.hold()
     job.open("x")
-    until("srun's end", lambda: not ask.alive(job.srun))
+    until("srun's end", lambda: not proc.alive(job.srun))
     assert select.select([job.report], [], [], monitor.LINGER + 0.2)[0] == []
     job.collect()
     assert job.late() == {1: b"2\n"}
@@ -550,13 +550,13 @@ def test_a_dead_owner_leaves_no_paused_srun(start: Start, pipe: Pipe) -> None:
     job.at("y")
     assert pipe.read(2) == b"1\n"
     job.open("y")
-    until("the monitor's end", lambda: not ask.alive(job.pid))
+    until("the monitor's end", lambda: not proc.alive(job.pid))
 
 
 def test_a_pause_that_comes_too_late(start: Start, pipe: Pipe) -> None:
     """srun has ended and a child of its goes on writing."""
     job = start("sleep 0.5 & exit 0", stdout=pipe.write_end)
-    until("srun's end", lambda: not ask.alive(job.srun))
+    until("srun's end", lambda: not proc.alive(job.srun))
     job.owner.tell("p")
     assert job.ended() == 0
 
