@@ -7,7 +7,9 @@
         .new-0002-5f1c9a70/     one being written, or a crashed writer's remains
         0001/                   a generation: whole, for ever unchanged
           manifest.json
-          task.0/ task.1/ ...   CRIU's images of each task, by global task id
+          task.0/ task.1/ ...   CRIU's images of each task, by global task id, and files.json:
+                                the files it had open by name
+        cut-14.0/               what a restart has cut off files that had grown (files.py)
       12.batch/               the same for a job's batch script, which is its task.0
         requeue               the generation from which Slurm is to start the job again
         0001/
@@ -40,6 +42,7 @@ MAX_MANIFEST = 256 << 20
 LOCK = ".lock"
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+FILES = "files.json"  # in a task's directory: what it had open by name (files.py)
 SCRIPT = "slurm_script"  # in the directory of a batch script's task
 OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when it requeues the job
 REQUEUE = "requeue"  # spank_cr/batch.pxi looks for it
@@ -61,6 +64,17 @@ def task_name(task_id: int) -> str:
 def meeting_name(step: str) -> str:
     """Return the name of the directory where the tasks of a restarted step wait for one another."""
     return f".restart-{step}"
+
+
+def cut_name(step: str) -> str:
+    """Return the name of the directory with what a restart has cut off the tasks' files."""
+    return f"cut-{step}"
+
+
+def beside(generation: Path) -> Path:
+    """Return the JOB.STEP directory of a generation, of a batch job's step too."""
+    inside = GENERATION.fullmatch(generation.parent.name) is not None
+    return generation.parent.parent if inside else generation.parent
 
 
 def is_meeting(name: str) -> bool:

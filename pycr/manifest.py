@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pycr.errors import ImageError
 
-FORMAT = 2
+FORMAT = 3
 LONG = 1e12  # seconds: no time in a manifest is as long
 MAX_TASKS = 1 << 20
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")

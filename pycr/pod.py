@@ -88,12 +88,17 @@ class Pod:
         self.address = argv[12]
         self.environment = read_environment(int(argv[13]))
         self.past: Past = {}
-        self.job = Job(script=argv[14], requeued=argv[15] == "1")
+        self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[16])
         self.root = 0
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
         self.learner = 0
         self.waiting: list[int] = []
+
+    def where(self) -> str:
+        """Name the task for a message."""
+        what = "the batch script" if self.job.script else f"task {self.task_id}"
+        return f"{what} on {self.node}"
 
     def changes(self) -> Past:
         """Return Slurm's variables that are otherwise now: name -> [now, in the jobs before...].
@@ -121,7 +126,12 @@ class Pod:
         every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
         generation = str(image.resolve(self.directory))
         for process in ask.find(every):
-            process.tell("restarted", image_dir=generation, environment=self.changes())
+            process.tell(
+                "restarted",
+                image_dir=generation,
+                files=self.job.files,
+                environment=self.changes(),
+            )
             process.close()
 
     def serve(self) -> None:
@@ -312,7 +322,8 @@ def main() -> int:
         meeting = Meeting(
             generation, Place(image.step_name(pod.job_id, pod.step_id), pod.task_id, pod.tasks)
         )
-        pod.root, pod.past = restore(pod.criu, generation, meeting, pod.job)
+        restored = restore(pod.criu, generation, meeting, pod.job)
+        pod.root, pod.past = restored.pid, restored.past
         pod.announce()
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why
@@ -322,14 +333,14 @@ def main() -> int:
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
-        what = "the batch script" if pod.job.script else f"task {pod.task_id}"
-        where = f"{what} on {pod.node}"
-        print(f"pycr: couldn't restart: {where}: {text}", file=sys.stderr, flush=True)
+        print(f"pycr: couldn't restart: {pod.where()}: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.
         if (meeting is None or not meeting.fail()) and pod.tasks > 1:
             with suppress(PycrError):
                 commands.kill_step(pod.job_id, pod.step_id)
         return RestoreFailed.exit_status
+    for note in restored.notes:
+        print(f"pycr: {pod.where()}: {note}", file=sys.stderr, flush=True)
     pod.serve()
     return 0
 

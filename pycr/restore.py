@@ -22,7 +22,9 @@ from typing import Any, NamedTuple, Optional
 
 from pycr import image
 from pycr.engine import criu, proc
+from pycr.engine import images as criu_images
 from pycr.errors import GeometryError, PycrError, RestoreFailed
+from pycr.files import CUT, Files
 from pycr.manifest import TaskImage
 from pycr.meeting import Meeting, Place
 
@@ -83,7 +85,7 @@ def give_input_back(images: int, stream: proc.Stream) -> None:
     """
     if stream.kind != "pipe":
         return
-    waiting = criu.pipe_data(images, int(stream.name[len("pipe:[") : -1]))
+    waiting = criu_images.pipe_data(images, int(stream.name[len("pipe:[") : -1]))
     if not waiting:
         return
     if stat.S_ISFIFO(os.fstat(0).st_mode):
@@ -186,16 +188,26 @@ class Job(NamedTuple):
     """What a pod knows of the job it is in.
 
     script: its batch script's file, "" in a step. requeued: whether the plugin found the checkpoint
-    by itself, for a job that Slurm has started again.
+    by itself, for a job that Slurm has started again. files: what to do about files that have
+    changed since (files.py).
     """
 
     script: str = ""
     requeued: bool = False
+    files: str = CUT
 
 
-def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> tuple[int, Past]:
-    """Restore the task whose meeting this is from a generation; return its pid, and what Slurm's
-    variables were in the jobs that it was restarted in before.
+class Restored(NamedTuple):
+    """A restored task: its pid, what Slurm's variables were in the jobs that it was restarted in
+    before, and what the user should know of its files."""
+
+    pid: int
+    past: Past
+    notes: list[str]
+
+
+def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored:
+    """Restore the task whose meeting this is from a generation.
 
     path: CRIU's. Nothing of the task runs when this raises: ImageError, GeometryError,
     RestoreFailed, NotSupported.
@@ -211,18 +223,14 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> tuple[in
             f" restart it with --ntasks={len(manifest.tasks)}"
         )
     mine = manifest.tasks[place.task_id]
+    where = generation / image.task_name(place.task_id)
     images = image.check_task(generation, mine)
-    sums = Sums(images, generation / image.task_name(place.task_id), mine)
+    sums = Sums(images, where, mine)
     streams = [proc.Stream(**each) for each in mine.streams]
     own_streams()
-    give_input_back(images, streams[0])
-    pairs = inherited(streams)
-    if manifest.batch:
-        if job.requeued:
-            check_script(job.script, mine)
-        put_outputs_back(images, mine)
-        pairs += script_file(images, manifest.batch)
-    avoid_pids(mine.max_pid)
+    files = Files(generation, place, job.files)
+    source = files.prepare(images, where)
+    pairs: list[tuple[str, int]] = []
 
     def check(pid: int) -> None:
         sums.result()
@@ -230,15 +238,29 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> tuple[in
         meeting.wait()
 
     try:
-        pid = criu.restore(criu.find(path), images, pairs, check, refuse_privilege)
-        return pid, mine.environment
+        give_input_back(images, streams[0])
+        pairs += inherited(streams)
+        if manifest.batch:
+            if job.requeued:
+                check_script(job.script, mine)
+            put_outputs_back(images, mine)
+            pairs += script_file(images, manifest.batch)
+        files.cut_streams()
+        avoid_pids(mine.max_pid)
+        pid = criu.restore(criu.find(path), source, pairs, check, refuse_privilege)
     except criu.RestoreFailure as error:
+        files.undo()
         sums.result()  # if the image is damaged, that is the reason
         raise RestoreFailed(f"{error}{save_log(error.log, generation, place)}") from error
+    except BaseException:
+        files.undo()
+        raise
     finally:
         os.close(images)
+        os.close(source)
         for _, fd in pairs:
             os.close(fd)
+    return Restored(pid, mine.environment, files.restored())
 
 
 def refuse_privilege(criu_pid: int) -> None:

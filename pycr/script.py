@@ -178,6 +178,7 @@ class ScriptHelper(Helper):
     def prepare(self, dump: task.Dump) -> None:
         """Have the script looked at when it stands still."""
         dump.look = self.look
+        dump.spared = (self.script,)
 
     def look(self) -> Object:
         """See that nothing has begun in the script since it was asked; say how far it was read.

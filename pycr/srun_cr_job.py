@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 ROLE = "srun_cr"
+RESTARTS = ("--restart-dir", "--files")
 PATIENCE = 2.0  # seconds in which an srun that has begun to launch its step will have told of it
 
 
@@ -45,15 +46,19 @@ class JobWrapper:
         self.pause_at = 0.0
         self.waiting = False
 
-    def start(self, restart_dir: str = "") -> None:
-        """Start srun, with a monitor of its own between it and everything else. Raises OSError."""
+    def start(self, restart_dir: str = "", files: str = "") -> None:
+        """Start srun, with a monitor of its own between it and everything else. Raises OSError.
+
+        restart_dir: the image its tasks are restored from; files: --files of the restart.
+        """
         listener = Listener()
         environment = {**os.environ, "SLURM_SRUN_CR_SOCKET": listener.path}
         argv = self.argv
         if restart_dir:
             environment["SLURM_RESTART_DIR"] = restart_dir
+            environment["SLURM_RESTART_FILES"] = files
             environment["SLURM_OPEN_MODE"] = "append"
-            argv = without_restart_dir(argv)
+            argv = without_restart(argv)
         read, write = os.pipe2(os.O_CLOEXEC)
         self.owner = os.getpid()
         between = os.fork()
@@ -277,21 +282,22 @@ class JobWrapper:
         if self.status is not None:
             return
         try:
-            self.start(f"{generation}/{self.step}" if self.step else "")
+            place = f"{generation}/{self.step}" if self.step else ""
+            self.start(place, str(message.get("files", "")))
         except OSError as error:
             say(f"couldn't start srun again: {error.strerror}")
             self.status = 127 << 8
 
 
-def without_restart_dir(argv: list[str]) -> list[str]:
-    """Return a command line without --restart-dir, which would win over the variable.
+def without_restart(argv: list[str]) -> list[str]:
+    """Return a command line without a restart's own options, which would win over the variables.
 
     The command behind the options may lose a word too: it does not run, its image does.
     """
     kept: list[str] = []
     before = ""
     for word in argv:
-        if word.partition("=")[0] != "--restart-dir" and before != "--restart-dir":
+        if word.partition("=")[0] not in RESTARTS and before not in RESTARTS:
             kept.append(word)
         before = word
     return kept

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import image
+from pycr import files, image
 from pycr.engine import criu, proc
-from pycr.errors import AlreadyDone, PycrError, TaskError
+from pycr.engine.files import note
+from pycr.errors import AlreadyDone, DirectoryError, PycrError, TaskError
 from pycr.protocol import Object, failure
 
 SHEPHERD = 2.0  # seconds that an srun whose parent has ended may take to end too
@@ -95,10 +96,11 @@ class Dump(threading.Thread):
     it waits for neither write() nor release(), and does not report frozen. `slots` bounds how many
     are being written at once; one that is held has given its slot back. `look`, where it is set, is
     called when the task stands still: what it returns is reported, and what it raises is why the
-    task is not dumped.
+    task is not dumped. `spared` are paths of files that a restore replaces.
     """
 
     look: Callable[[], Object] | None = None
+    spared: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Dump(threading.Thread):
         self._commit = False
         self._refused: PycrError | None = None
         self._has_slot = False
+        self._noting: threading.Thread | None = None
 
     def release(self, commit: bool) -> None:
         """Let the task go: as asked when commit is true, on in any case when it is not."""
@@ -175,21 +178,26 @@ class Dump(threading.Thread):
             raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
             os.close(directory)
+            if self._noting is not None:
+                self._noting.join()
         return {"frozen": round(times.frozen, 6), "seconds": round(times.seconds, 6)}
 
     def frozen(self) -> bool:
         """Report that it stands still, wait for the others and a turn; return whether to write."""
-        if not self.hold:
-            return True
-        try:
-            facts = self.look() if self.look is not None else {}
-        except PycrError as error:
-            self._refused = error
-            return False
-        self.report({"event": "frozen", "task": self.task_id, **facts})
-        self._all_frozen.wait()
-        self._take_slot()
-        return not self._given_up()
+        if self.hold:
+            try:
+                facts = self.look() if self.look is not None else {}
+            except PycrError as error:
+                self._refused = error
+                return False
+            self.report({"event": "frozen", "task": self.task_id, **facts})
+            self._all_frozen.wait()
+            self._take_slot()
+            if self._given_up():
+                return False
+        self._noting = threading.Thread(target=self.note_files, daemon=True)
+        self._noting.start()
+        return True
 
     def dumped(self, began: float, frozen: float) -> bool:
         """Report that all is written; hold as asked; return whether it is committed."""
@@ -199,6 +207,10 @@ class Dump(threading.Thread):
                 f"descriptor {fd} of process {pid} is a periodic timer (timerfd) with an expiry"
                 " that is not read yet, which CRIU would lose: try again"
             )
+            return False
+        if self._noting is not None:
+            self._noting.join()
+        if self._refused is not None:
             return False
         self.report(
             {
@@ -214,6 +226,13 @@ class Dump(threading.Thread):
             return True
         self._go.wait()
         return self._commit
+
+    def note_files(self) -> None:
+        """Keep what the task's files are, beside CRIU's work: it takes as long as a small dump."""
+        try:
+            files.save(self.directory, note(self.root, self.spared))
+        except (OSError, ValueError) as error:
+            self._refused = DirectoryError(f"{self.directory / image.FILES}: {error}")
 
     def unread(self) -> int:
         """Return the bytes of its input that the image does not have: they are in srun's pipe."""

@@ -10,6 +10,7 @@ cdef enum:
     CR_OPT_CHECKPOINT
     CR_OPT_CHECKPOINT_DIR
     CR_OPT_RESTART_DIR
+    CR_OPT_FILES
     CR_OPT_HELPER
 
 cdef struct cr_options:
@@ -17,6 +18,7 @@ cdef struct cr_options:
     int checkpoint                       # seconds between periodic checkpoints, 0: none
     char checkpoint_dir[PATH_SIZE]
     char restart_dir[PATH_SIZE]
+    char files[8]                        # cut, keep or refuse (pycr/files.py)
     char helper[32]                      # JOB.STEP that a helper step is to work on
 
 cdef cr_options options
@@ -104,6 +106,11 @@ cdef bint cr_is_step_name(const char *text) noexcept nogil:
     return dots == 1 and text[i - 1] != c'.'
 
 
+cdef bint cr_is_policy(const char *text) noexcept nogil:
+    return (strcmp(text, b"cut") == 0 or strcmp(text, b"keep") == 0 or
+            strcmp(text, b"refuse") == 0)
+
+
 cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:
     """Take one option; a value that is wrong is said here, and Slurm then ends srun."""
     if val == CR_OPT_CR:
@@ -121,6 +128,13 @@ cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:
         return cr_option_dir(options.checkpoint_dir, b"checkpoint-dir", arg)
     elif val == CR_OPT_RESTART_DIR:
         return cr_option_dir(options.restart_dir, b"restart-dir", arg)
+    elif val == CR_OPT_FILES:
+        if arg == NULL:
+            arg = b""
+        if not cr_is_policy(arg):
+            slurm_error(b"cr: --files=%s is neither cut, keep nor refuse", arg)
+            return -1
+        strcpy(options.files, arg)
     elif val == CR_OPT_HELPER:
         if arg == NULL or not cr_is_step_name(arg):
             slurm_error(b"cr: --cr-helper is for pycr's own use and takes JOB.STEP")
@@ -144,6 +158,7 @@ cdef void cr_option_add(spank_t sp, char *name, char *arginfo, char *usage,
 
 cdef void cr_options_register(spank_t sp) noexcept nogil:
     memset(&options, 0, sizeof(options))
+    strcpy(options.files, b"cut")
     cr_option_add(sp, b"cr", NULL,
                   b"run the step under srun_cr, with checkpoint/restart support", CR_OPT_CR)
     cr_option_add(sp, b"checkpoint", b"TIME",
@@ -152,5 +167,7 @@ cdef void cr_options_register(spank_t sp) noexcept nogil:
                   b"directory to write checkpoint images to", CR_OPT_CHECKPOINT_DIR)
     cr_option_add(sp, b"restart-dir", b"DIR",
                   b"directory of the checkpoint to restart the tasks from", CR_OPT_RESTART_DIR)
+    cr_option_add(sp, b"files", b"cut|keep|refuse",
+                  b"what a restart does about files that have changed since", CR_OPT_FILES)
     cr_option_add(sp, b"cr-helper", b"JOB.STEP",
                   b"used by pycr itself to checkpoint a step", CR_OPT_HELPER)

@@ -90,7 +90,7 @@ cdef int cr_pod_variables(cr_step *step) noexcept nogil:
 
 cdef void cr_pod_run(cr_step *step) noexcept nogil:
     """Make this task a pod that restores it from --restart-dir; never returns."""
-    cdef const char *more[8]
+    cdef const char *more[9]
     cdef char number[3][12]
     cdef int variables = cr_pod_variables(step)
     cdef char address[32]
@@ -142,5 +142,6 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     more[4] = number[2]
     more[5] = cr_batch.script
     more[6] = b"1" if cr_batch.requeued else b"0"
-    more[7] = NULL
+    more[7] = options.files
+    more[8] = NULL
     cr_exec_helper(b"pycr.pod", step, more, b"execute the helper")

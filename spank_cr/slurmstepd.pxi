@@ -44,6 +44,7 @@ cdef int cr_slurmstepd_user_init(spank_t sp) noexcept nogil:
     spank_unsetenv(sp, b"SLURM_SRUN_CR_SOCKET")
     if cr_is_step(sp, &step_id):
         spank_unsetenv(sp, b"SLURM_RESTART_DIR")
+        spank_unsetenv(sp, b"SLURM_RESTART_FILES")
     return 0
 
 

@@ -31,10 +31,12 @@ cdef void cr_srun_init(bint is_srun) noexcept nogil:
         cr_srun_default(b"SLURM_CHECKPOINT", b"checkpoint")
         cr_srun_default(b"SLURM_CHECKPOINT_DIR", b"checkpoint_dir")
         cr_srun_default(b"SLURM_RESTART_DIR", b"restart_dir")
+        cr_srun_default(b"SLURM_RESTART_FILES", b"files")
     elif strcmp(program_invocation_short_name, b"sbatch") == 0:
         cr_srun_default(b"SBATCH_CHECKPOINT", b"checkpoint")
         cr_srun_default(b"SBATCH_CHECKPOINT_DIR", b"checkpoint_dir")
         cr_srun_default(b"SBATCH_RESTART_DIR", b"restart_dir")
+        cr_srun_default(b"SBATCH_RESTART_FILES", b"files")
 
 
 cdef void cr_srun_refuse(const char *option, const char *value, const char *why) noexcept nogil:
@@ -58,6 +60,7 @@ cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
     cr_srun_forget(b"checkpoint")
     cr_srun_forget(b"checkpoint_dir")
     cr_srun_forget(b"restart_dir")
+    cr_srun_forget(b"files")
     if options.helper[0] != 0 and (options.cr or options.checkpoint or
                                    options.checkpoint_dir[0] != 0 or
                                    options.restart_dir[0] != 0):

@@ -13,10 +13,11 @@ from pycr import config, image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import AccessDenied, ImageError, UsageError
+from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
 
-OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id")
+OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id", "--files")
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -29,6 +30,13 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument("--stick", action="store_true", help="on the nodes it was on")
     parser.add_argument(
         "--job-id", action="store_true", help="under its old id, while Slurm still knows the job"
+    )
+    parser.add_argument(
+        "--files",
+        choices=POLICIES,
+        default=CUT,
+        help="what to do about files that have changed since: cut back what has grown (default),"
+        " keep all as they are, or refuse",
     )
     parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
     parser.add_argument("more", nargs=argparse.REMAINDER, metavar="sbatch or srun options")
@@ -44,6 +52,8 @@ def run(verb: str, argv: list[str]) -> int:
     except ValueError as error:
         raise ImageError(f"{generation / image.MANIFEST}: damaged: geometry: {error}") from error
     more = list(arguments.more)
+    if arguments.files != CUT:
+        more = [f"--files={arguments.files}", *more]
     if arguments.stick:
         nodes = manifest.batch["nodelist"] if manifest.batch else ",".join(sorted(manifest.hosts))
         more = [f"--nodelist={nodes}", f"--nodes={wanted.nodes}", *more]

@@ -24,7 +24,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -303,27 +302,3 @@ def restore(
     if outcome.answer is None or not outcome.good:
         raise RestoreFailure(outcome.reason, outcome.log)
     return outcome.answer.pid
-
-
-def pipe_data(dir_fd: int, inode: int) -> bytes:
-    """Return what had not been read from a pipe when its tree was dumped.
-
-    From pipes-data.img: two words of magic, then for each pipe a length, a pipe_data_entry of that
-    length and the data (CRIU 3.18 to 4.2). Raises OSError; ValueError for what is no such file.
-    """
-    descriptor = os.open(
-        "pipes-data.img", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd
-    )
-    with os.fdopen(descriptor, "rb") as file:
-        file.seek(8)
-        while True:
-            head = file.read(4)
-            if len(head) < 4:
-                return b""
-            fields = rpc.decode(file.read(int.from_bytes(head, sys.byteorder)))
-            size = fields.get(2, [0])[0]
-            if not isinstance(size, int) or size > MIB * 64:
-                raise ValueError("pipes-data.img: damaged")
-            data = file.read(size)
-            if fields.get(1) == [inode]:
-                return data

@@ -53,6 +53,11 @@ def encode(number: int, value: Value) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
+def message(fields: dict[int, list[Value]]) -> bytes:
+    """Return a message of fields as decode() gives them: numbers and bytes, none of fixed size."""
+    return b"".join(encode(number, each) for number, all_ in fields.items() for each in all_)
+
+
 def decode(message: bytes) -> dict[int, list[Value]]:
     """Return the fields of a message by number, in the order met.
 

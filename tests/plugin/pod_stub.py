@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-POD_WORDS = 16
+POD_WORDS = 17
 
 
 def main() -> None:

@@ -165,7 +165,11 @@ def test_a_plain_task_keeps_no_capability(host: Host, root: None) -> None:
 
 def test_a_plain_task_does_not_see_sruns_variables(host: Host) -> None:
     run = host.run([*STEP, "call init", "call user_init"])
-    assert run.all("spank_unsetenv") == ["SLURM_SRUN_CR_SOCKET", "SLURM_RESTART_DIR"]
+    assert run.all("spank_unsetenv") == [
+        "SLURM_SRUN_CR_SOCKET",
+        "SLURM_RESTART_DIR",
+        "SLURM_RESTART_FILES",
+    ]
     assert not run.all("spank_setenv")
     assert run.all("return") == ["init 0", "user_init 0"]
 

@@ -11,7 +11,8 @@ import pytest
 from .driver import OPTION_VARIABLE, USER, Host
 
 LOCAL = ["context local", "call init"]
-ALL = ["cr -", "checkpoint TIME", "checkpoint-dir DIR", "restart-dir DIR", "cr-helper JOB.STEP"]
+ALL = ["cr -", "checkpoint TIME", "checkpoint-dir DIR", "restart-dir DIR"]
+ALL += ["files cut|keep|refuse", "cr-helper JOB.STEP"]
 NOT_A_TIME = "is not a time (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS)"
 LONG = "/" + "d" * 4094
 
@@ -191,6 +192,20 @@ def test_refuses_the_helper_with_another_option(host: Host, other: str) -> None:
     assert run.refused() == "cr: --cr-helper: it is for pycr's own use and goes with no other"
 
 
+@pytest.mark.parametrize("value", ["cut", "keep", "refuse"])
+def test_policies_for_files(host: Host, value: str) -> None:
+    run = host.run([*LOCAL, f"option files={value}"])
+    assert run.all("option") == ["files 0"]
+    assert not run.errors
+
+
+@pytest.mark.parametrize("value", ["", "=", "=Cut", "=cuts", "=keep,cut", f"={LONG}"])
+def test_what_is_no_policy_for_files(host: Host, value: str) -> None:
+    run = host.run([*LOCAL, f"option files{value}"])
+    assert run.all("option") == ["files -1"]
+    assert run.errors == [f"cr: --files={value[1:]} is neither cut, keep nor refuse"]
+
+
 def test_callbacks_may_come_twice(host: Host, tmp_path: Path) -> None:
     once = ["option checkpoint=5", f"option checkpoint-dir={tmp_path}"]
     run = host.run([*LOCAL, *once, *once, "call init_post_opt"])
@@ -199,7 +214,12 @@ def test_callbacks_may_come_twice(host: Host, tmp_path: Path) -> None:
     assert not run.errors
 
 
-OLD = {"CHECKPOINT": "checkpoint", "CHECKPOINT_DIR": "checkpoint_dir", "RESTART_DIR": "restart_dir"}
+OLD = {
+    "CHECKPOINT": "checkpoint",
+    "CHECKPOINT_DIR": "checkpoint_dir",
+    "RESTART_DIR": "restart_dir",
+    "RESTART_FILES": "files",
+}
 
 
 @pytest.mark.parametrize("old", OLD)

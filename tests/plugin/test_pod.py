@@ -62,18 +62,25 @@ def started(running: Running) -> tuple[int, int]:
 def test_its_words(host: Host, python: Path, place: Path) -> None:
     argv = pod(host, python, place)["argv"]
     assert argv[:12] == ["-I", "-m", "pycr.pod", "7", "3", "5", "1", "8", "n1", "", "0", "1024"]
-    directory, ctl, status, address, variables, script_file, requeued = argv[12:]
+    directory, ctl, status, address, variables, script_file, requeued, files = argv[12:]
     assert directory == str(place)
     assert len({ctl, status, variables}) == 3
     assert re.fullmatch(r"pycr-[0-9a-f]{16}", address)
     assert (script_file, requeued) == ("", "0")  # it is no batch script
+    assert files == "cut"
     line = [str(python), *argv]
     assert protocol.pod_address(line) == address
     assert protocol.pod_script(line) == ""
 
 
+def test_it_is_told_what_to_do_about_files(host: Host, python: Path, place: Path) -> None:
+    *before, task = script(python, place, "exit 0")
+    run = host.run([*before, "option files=keep", task])
+    assert run.helper["argv"][-1] == "keep"
+
+
 def test_its_socket_has_another_name_each_time(host: Host, python: Path, place: Path) -> None:
-    names = {pod(host, python, place)["argv"][-4] for _ in range(3)}
+    names = {pod(host, python, place)["argv"][-5] for _ in range(3)}
     assert len(names) == 3
 
 
@@ -84,7 +91,7 @@ def test_its_environment_is_made_from_nothing(host: Host, python: Path, place: P
 
 def test_it_holds_stdio_two_pipes_and_a_memfd(host: Host, python: Path, place: Path) -> None:
     report = pod(host, python, place, "open 9", "open 200")
-    _, ctl, status, _, variables, _, _ = report["argv"][-7:]
+    _, ctl, status, _, variables, _, _, _ = report["argv"][-8:]
     fds = report["fds"]
     assert sorted(fds) == sorted(["0", "1", "2", ctl, status, variables])
     assert fds[variables] == "/memfd:pycr-environment (deleted)"

@@ -231,7 +231,7 @@ def test_batch_script_with_wrong_content(name: str) -> None:
 @pytest.mark.parametrize("number", [0, 1, 1.5, "1", None, [], "x" * 1000])
 def test_manifest_of_another_format(number: object) -> None:
     with pytest.raises(
-        ImageError, match=r"^m: format .* is not the 2 that this pycr reads"
+        ImageError, match=r"^m: format .* is not the 3 that this pycr reads"
     ) as caught:
         Manifest.loads(sealed(put("format", number)), "m")
     assert len(str(caught.value)) < 200

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a task's files must be for its restart, and how they are made so.
+
+    task.3/files.json          the files as they were (engine/files.py), written when it is dumped
+    12.0/cut-14.0/             beside the generations: what the restart 14.0 has cut off
+      task.3.log@1000          ... of a file "log" of task 3, from its byte 1000 on
+      task.3                   and from which files: a line "SIZE WAS NAME PATH" each
+
+A file that the task writes and that has grown is cut back by default; others that have changed are
+taken as they are or refused (decide()). Nothing is cut before every file has been looked at, and
+what was cut comes back where the restore then fails. CRIU compares sizes and modes too: where
+another is right, it is given its list of files without them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pycr import image
+from pycr.engine import images as criu_images
+from pycr.engine.files import (
+    FORBIDDEN,
+    GROWN,
+    MISSING,
+    MODE,
+    OVERWRITTEN,
+    REPLACED,
+    SAME,
+    SHORTER,
+    STREAMS,
+    TOUCHED,
+    USES,
+    Change,
+    OpenFile,
+    compare,
+)
+from pycr.errors import ImageError, RestoreFailed
+from pycr.meeting import Place
+
+CUT, KEEP, REFUSE = "cut", "keep", "refuse"  # --files; spank_cr/options.pxi has them too
+POLICIES = (CUT, KEEP, REFUSE)
+MAX_LIST = 64 << 20
+
+
+def save(images: Path, found: Sequence[OpenFile]) -> None:
+    """Write the list of a task's files beside its images. Raises OSError."""
+    with os.fdopen(image.create(images / image.FILES), "w") as file:
+        json.dump([each._asdict() for each in found], file, indent=0)
+
+
+def load(images: int, where: Path) -> list[OpenFile]:
+    """Read the list of a task's files from its directory, open; where: its path.
+
+    Raises ImageError.
+    """
+    path = where / image.FILES
+    try:
+        descriptor = os.open(image.FILES, image.FILE_FLAGS, dir_fd=images)
+        with os.fdopen(descriptor, "rb") as file:
+            rows = json.loads(file.read(MAX_LIST))
+        found = [OpenFile(**row) for row in rows]
+        for each in found:
+            _check(each)
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ImageError(f"{path}: damaged: {error}") from error
+    return found
+
+
+def _check(each: OpenFile) -> None:
+    texts = (each.path, each.use, each.build_id, each.head)
+    numbers = (each.size, each.mode, each.inode, each.mtime)
+    if not all(type(text) is str for text in texts) or each.use not in USES:
+        raise ValueError("a text in it is none")
+    if not all(type(number) is int and abs(number) < 1 << 64 for number in numbers):
+        raise ValueError("a number in it is none")
+    if not each.path.startswith("/") or "\0" in each.path or each.size < 0:
+        raise ValueError("a path in it is none")
+
+
+class Verdict(NamedTuple):
+    """What a restart does about a file. action: OK, CUT, TAKE (as it is now) or REFUSE; why: what
+    the user should know of it, "" where nothing."""
+
+    file: OpenFile
+    change: Change
+    action: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file.path}: {self.why}"
+
+
+OK, TAKE = "ok", "take"
+_KEEP = "--files=keep takes it as it is"
+
+
+def decide(file: OpenFile, change: Change, policy: str) -> Verdict:
+    """Say what a restart does about a file that has changed so, under a policy."""
+
+    def verdict(action: str, why: str = "") -> Verdict:
+        return Verdict(file, change, action, why)
+
+    kind, why = change.kind, change.why
+    if file.use in STREAMS.values():
+        # The new step has streams of its own; restore.py cuts one that is the old file again.
+        return verdict(OK)
+    if kind == SAME:
+        return verdict(OK)
+    if kind in (MISSING, FORBIDDEN):
+        return verdict(REFUSE, f"{why}: put it back as it was")
+    if file.use == "directory":
+        return verdict(REFUSE if kind != MODE else TAKE, why)
+    if file.use == "program":
+        # Its memory in the image is of that very file.
+        taken = {TOUCHED: OK, MODE: TAKE}.get(kind, REFUSE)
+        return verdict(taken, why if taken == TAKE else f"{why}: put the old one back")
+    writes = file.use == "write"
+    if kind == TOUCHED and (not writes or policy != REFUSE):
+        return verdict(OK)  # another task, or another restart, may have cut it back
+    if policy == REFUSE:
+        return verdict(REFUSE, f"{why} (--files=refuse)")
+    if policy == KEEP:
+        return verdict(TAKE, f"{why}: taken as it is")
+    if kind == MODE:
+        return verdict(TAKE, why)
+    if kind in (SHORTER, REPLACED) or (kind == OVERWRITTEN and not writes):
+        return verdict(REFUSE, f"{why}: put it back as it was; {_KEEP}")
+    if kind == OVERWRITTEN:
+        why += ": what was overwritten is not in the checkpoint"
+    if change.size > file.size:
+        return verdict(CUT, why) if writes else verdict(TAKE)
+    return verdict(OK, why)
+
+
+def look(found: Sequence[OpenFile], policy: str) -> list[Verdict]:
+    """Say of each file of a task what a restart here, now, would do about it."""
+    return [decide(each, compare(each), policy) for each in found]
+
+
+class Cut(NamedTuple):
+    """A file that was cut back to `size` bytes from `was`; what was behind is in `kept`."""
+
+    path: str
+    size: int
+    was: int
+    kept: Path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} was cut back from {self.was} to {self.size} bytes, as at the checkpoint;"
+            f" what was cut is in {self.kept}"
+        )
+
+
+class Files:
+    """One task's files on its way to be restored: prepare(), then undo() if it was not."""
+
+    def __init__(self, generation: Path, place: Place, policy: str) -> None:
+        self.place, self.policy = place, policy
+        self.directory = image.beside(generation) / image.cut_name(place.step)
+        self.cuts: list[Cut] = []
+        self._streams: list[OpenFile] = []
+        self._notes: list[str] = []
+        self._shadow = ""
+
+    def prepare(self, images: int, where: Path) -> int:
+        """Look at every file, then cut back what has grown; return the directory, open, that CRIU
+        is to restore from: `images` itself where nothing was taken as it is.
+
+        Raises RestoreFailed, ImageError.
+        """
+        found = load(images, where)
+        verdicts = look(found, self.policy)
+        self._streams = [each for each in found if each.use in STREAMS.values()]
+        refused = [each for each in verdicts if each.action == REFUSE]
+        if refused:
+            more = f" (and {len(refused) - 1} more: pycr verify)" if len(refused) > 1 else ""
+            raise RestoreFailed(f"{refused[0]}{more}")
+        try:
+            for each in verdicts:
+                if each.action == CUT:
+                    self.cut(each.file.path, each.file.size)
+                if each.why and each.change.kind not in (GROWN, MODE):
+                    self._notes.append(str(each))
+            taken = {each.file.path for each in verdicts if each.action == TAKE}
+            return self._without(images, where, taken) if taken else os.dup(images)
+        except (OSError, ValueError) as error:
+            self.undo()
+            raise RestoreFailed(str(error)) from error
+
+    def cut(self, path: str, size: int) -> None:
+        """Cut a file back, what is behind kept on disk before. Raises OSError."""
+        with open(path, "r+b") as file:
+            was = os.fstat(file.fileno()).st_size
+            if was <= size:  # another task has done it
+                return
+            kept, copy = self._keep(path, size)
+            with os.fdopen(copy, "wb") as target:
+                file.seek(size)
+                shutil.copyfileobj(file, target, 1 << 20)
+                target.flush()
+                os.fsync(target.fileno())
+            image.sync_directory(self.directory)
+            self.cuts.append(Cut(path, size, was, kept))
+            file.truncate(size)
+
+    def _keep(self, path: str, size: int) -> tuple[Path, int]:
+        """Make the file for what is cut off one, and say so beside it. Raises OSError."""
+        self.directory.mkdir(0o700, exist_ok=True)
+        os.close(image.open_owned(self.directory))
+        task = image.task_name(self.place.task_id)
+        name = f"{task}.{os.path.basename(path)[:200]}@{size}"
+        for number in range(1, 1000):
+            kept = self.directory / (name if number == 1 else f"{name}.{number}")
+            with suppress(FileExistsError):
+                copy = image.create(kept)
+                with open(self.directory / task, "a", errors="surrogateescape") as index:
+                    index.write(f"{size} {os.stat(path).st_size} {kept.name} {path}\n")
+                return kept, copy
+        raise FileExistsError(17, "too many of its name", str(kept))
+
+    def _without(self, images: int, where: Path, taken: set[str]) -> int:
+        """Return a directory of links to the images, in which CRIU's list of files does not have
+        size and mode of some. Raises OSError."""
+        self._shadow = tempfile.mkdtemp(prefix="pycr-")
+        for name in os.listdir(images):
+            if name != criu_images.FILES:
+                os.symlink(where / name, f"{self._shadow}/{name}")
+        source = os.open(criu_images.FILES, image.FILE_FLAGS, dir_fd=images)
+        with os.fdopen(source, "rb") as file:
+            data = criu_images.forget_sizes(file.read(), taken)
+        Path(self._shadow, criu_images.FILES).write_bytes(data)
+        return os.open(self._shadow, image.DIR_FLAGS)
+
+    def cut_streams(self) -> None:
+        """Cut back what this step has as standard output or error, where the task had it too.
+
+        Raises RestoreFailed.
+        """
+        if self.policy == KEEP:
+            return
+        for fd, use in STREAMS.items():
+            for file in self._streams:
+                try:
+                    if file.use != use or os.readlink(f"/proc/self/fd/{fd}") != file.path:
+                        continue
+                    if os.fstat(fd).st_size > file.size:
+                        if self.policy == REFUSE:
+                            raise RestoreFailed(f"{file.path}: it has grown (--files=refuse)")
+                        self.cut(file.path, file.size)
+                        os.lseek(fd, file.size, os.SEEK_SET)
+                except OSError as error:
+                    raise RestoreFailed(str(error)) from error
+
+    def restored(self) -> list[str]:
+        """Have done, when CRIU has read everything; return what the user should know."""
+        if self._shadow:
+            image.remove_tree(self._shadow)
+            self._shadow = ""
+        return [*self._notes, *map(str, self.cuts)]
+
+    def undo(self) -> None:
+        """Put back what was cut off, where nobody has written since."""
+        self.restored()
+        for cut in self.cuts:
+            with suppress(OSError), open(cut.path, "r+b") as file, open(cut.kept, "rb") as kept:
+                if file.seek(0, os.SEEK_END) == cut.size:
+                    shutil.copyfileobj(kept, file, 1 << 20)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    cut.kept.unlink()
+        index = self.directory / image.task_name(self.place.task_id)
+        with suppress(OSError):
+            if self.cuts and not any(cut.kept.exists() for cut in self.cuts):
+                index.unlink()
+            self.directory.rmdir()
+        self.cuts.clear()
