@@ -265,6 +265,7 @@ def freeze_all(script: Script) -> bool:
                     script.job, each, script.site, script.options, script.progress, inside=script
                 )
             )
+            script.steps[-1].beside = script.steps
         step.run_phases(script.steps, ["prepare", "ask", "freeze"])
         script.freeze()
     except PycrError as error:

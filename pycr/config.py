@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr.errors import DirectoryError
+from pycr.errors import DirectoryError, NoSuchUser
 from pycr.slurm import commands
 
 PLUGIN = "spank_cr.so"
@@ -154,6 +154,12 @@ def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int)
 
 
 def default_dir(settings: Site, job_id: int) -> Path:
-    """Return the site's default image directory for a job of this user's."""
-    entry = pwd.getpwuid(os.geteuid())
+    """Return the site's default image directory for a job of this user's. Raises NoSuchUser."""
+    try:
+        entry = pwd.getpwuid(os.geteuid())
+    except KeyError as error:
+        raise NoSuchUser(
+            f"no such user: uid {os.geteuid()} is not known on this host ({os.uname().nodename}),"
+            " so that there is no default image directory: name one with --image-dir"
+        ) from error
     return settings.default_dir(entry.pw_name, entry.pw_dir, job_id)

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, image, protocol, task
+from pycr import ask, host, image, protocol, task
 from pycr.ask import Asked
-from pycr.engine import criu, proc
+from pycr.engine import criu, holds, proc
 from pycr.errors import Busy, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.protocol import Object
 from pycr.slurm import BATCH, commands
@@ -103,6 +103,8 @@ class Helper:
         self.leaders: dict[int, int] = {}
         self.every: set[int] = set()
         self.pods: dict[int, socket.socket] = {}
+        self.version: tuple[int, ...] = ()  # CRIU's
+        self.asking: set[int] = set()  # tasks with processes that want to be asked
         self.dumps: dict[int, task.Dump] = {}
         self.directory: Path | None = None
         self.patience = BEFORE
@@ -157,6 +159,11 @@ class Helper:
     def ready(self) -> None:
         """Say what the tasks are."""
         self.criu = criu.find(self.criu)
+        self.version = criu.version(self.criu)
+        old = host.old_criu(self.version, os.uname().release)
+        if old:
+            what = f"{self.criu} is version {host.dotted(self.version)}"
+            raise NotSupported(f"its CRIU is too old: {what}: install {old}")
         self.claim()
         found: Object = {}
         inside: set[int] = set()
@@ -171,20 +178,12 @@ class Helper:
         for task_id, leader in self.leaders.items():
             told = found[str(task_id)].pop("image_dir", "")
             wish = told or proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
-        version = ".".join(str(part) for part in criu.version(self.criu))
-        host = {
-            "kernel": os.uname().release,
-            "machine": os.uname().machine,
-            "cpu": proc.cpu_model(),
-            "criu": version,
-            "slurm": commands.version(),
-        }
         self.report(
             {
                 "event": "ready",
                 "step": self.step_id,
                 "tasks": found,
-                "host": host,
+                "host": host.facts(self.version, commands.version()),
                 "image_dir": wish,
             }
         )
@@ -196,6 +195,8 @@ class Helper:
             if "reason" not in found[str(task_id)] and task_id not in self.pods:
                 try:
                     task.refuse(leader, strays)
+                    if task_id not in self.asking:
+                        task.refuse_holding(leader, lambda: self.version)
                 except PycrError as error:
                     found[str(task_id)] = protocol.failure(error)
         self.refuse_sharing(found)
@@ -203,8 +204,19 @@ class Helper:
     def refuse_sharing(self, found: Object) -> None:
         """Refuse tasks that share memory with one another: restored, each would have its own."""
         owner: dict[str, int] = {}
+        without = {pid for leader in self.leaders.values() for pid in proc.tree(leader)}
         for task_id, leader in sorted(self.leaders.items()):
-            for key, name in proc.private_sharing(leader).items():
+            memory = holds.shared(leader)
+            other_end = holds.sharer(memory, without)
+            # What it has forked since is its own too.
+            if other_end and proc.outside({other_end[0]}, {leader}):
+                pid, name = other_end
+                reason = (
+                    f"it shares memory ({name}) with process {pid} ({proc.comm(pid)}), which is"
+                    " not of the task: restored, each would have its own"
+                )
+                found[str(task_id)] = protocol.failure(TaskError(reason))
+            for key, name in memory.items():
                 other = owner.setdefault(key, task_id)
                 if other != task_id:
                     reason = (
@@ -238,18 +250,26 @@ class Helper:
         waiting = ask.find(proc.tree(leader))
         for process in waiting:
             process.close()
+        if waiting:
+            self.asking.add(task_id)
         return {**self._describe(task_id, leader), "callbacks": len(waiting)}
 
     def _describe(self, task_id: int, leader: int) -> Object:
         if proc.comm(leader) != protocol.POD_COMM:
             return task.describe(leader)
         connection = self.connect(leader)
-        with connection.makefile("rw", encoding="utf-8") as pod:
-            protocol.say(pod, {"do": "describe"})
-            answer = protocol.parse(pod.readline() or "{}")
-        if "pids" not in answer:
-            raise TaskError(str(answer.get("reason", "its pod does not answer")))
+        answer = self.tell(connection, {"do": "describe", "ready": task_id not in self.asking})
         self.pods[task_id] = connection
+        return answer
+
+    def tell(self, connection: socket.socket, request: Object) -> Object:
+        """Have a pod answer a request. Raises PycrError: what the pod does, or that it is gone."""
+        with connection.makefile("rw", encoding="utf-8") as pod:
+            protocol.say(pod, request)
+            answer = protocol.parse(pod.readline() or "{}")
+        if not answer or "reason" in answer:
+            why = answer.get("reason", "its pod does not answer")
+            raise protocol.error_class(answer)(str(why))
         return answer
 
     def pod(self, leader: int) -> tuple[int, list[str]]:
@@ -308,8 +328,16 @@ class Helper:
         answers = self.asked.ask(found, "checkpoint", patience)
         if any(answer.get("step") for answer in answers.values()):
             raise TaskError("a task of it runs `srun --cr` itself: only a batch script may")
-        for task_id in self.leaders:
-            self.report({"event": "asked", "task": task_id})
+        for task_id, leader in self.leaders.items():
+            try:
+                # Only now: what it closes for a checkpoint is no reason to refuse it.
+                if task_id in self.asking and task_id in self.pods:
+                    self.tell(self.pods[task_id], {"do": "look"})
+                elif task_id in self.asking:
+                    task.refuse_holding(leader, lambda: self.version)
+                self.report({"event": "asked", "task": task_id})
+            except PycrError as error:
+                self.report({"event": "failed", "task": task_id, **protocol.failure(error)})
 
     def dump(self, value: Object) -> None:
         """Start the dumps: all freeze; as many at a time as there are cores are then written."""
@@ -371,5 +399,5 @@ class Helper:
             files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
             os.close(directory)
         except OSError as error:
-            raise DirectoryError(f"{self.directory}: {error.strerror}") from error
+            raise image.directory_error(self.directory, error) from error
         self.report({"event": "sealed", "task": task_id, "files": files})

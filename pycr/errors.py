@@ -16,6 +16,7 @@
      |- Busy                  13   EALREADY
      |   `- Later                  not now: asked again until --max-wait
      |- SlurmError            14
+     |- NoSuchUser            15   ESLURM_USER_ID_MISSING
      `- RestoreFailed        125
 
 The message of each is one line: what failed, where (node, task), why, what to do. pycr(1) lists the
@@ -119,6 +120,13 @@ class SlurmError(PycrError):
     """A Slurm command failed for a reason of its own."""
 
     exit_status = 14
+
+
+class NoSuchUser(PycrError):
+    """The caller's user id is not known on this host."""
+
+    exit_status = 15
+    eslurm = 2010
 
 
 class RestoreFailed(PycrError):

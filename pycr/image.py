@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pycr import space
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import BATCH
@@ -132,6 +133,8 @@ def sync_directory(path: Path) -> None:
 
 def directory_error(path: Path, error: OSError) -> DirectoryError:
     """Say in one line what was the matter with a path of an image directory."""
+    if error.errno in space.FULL:
+        return space.exhausted(path, error.errno)
     return DirectoryError(f"{path}: {error.strerror}")
 
 

@@ -250,7 +250,7 @@ class Pod:
                 os._exit(status)
 
     def work(self, connection: socket.socket) -> None:
-        """Do what the node helper asks: describe, dump, release."""
+        """Do what the node helper asks: describe, look, dump, release."""
         dump: task.Dump | None = None
         with connection.makefile("rw", encoding="utf-8", errors="surrogateescape") as stream:
             for line in stream:
@@ -259,9 +259,14 @@ class Pod:
                     if value["do"] == "describe":
                         found = task.describe(self.root)
                         task.refuse(self.root, self.strays())
+                        if value["ready"]:
+                            task.refuse_holding(self.root, self.criu_version)
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
                         past = lengthen(self.past, self.environment)
                         protocol.say(stream, {**found, "image_dir": wish, "environment": past})
+                    elif value["do"] == "look":
+                        task.refuse_holding(self.root, self.criu_version)
+                        protocol.say(stream, {"event": "looked"})
                     elif value["do"] == "environment":
                         stream.write(protocol.environment(self.changes()))
                         stream.flush()
@@ -294,6 +299,9 @@ class Pod:
             if dump is not None:
                 dump.release(False)
                 dump.join()
+
+    def criu_version(self) -> tuple[int, ...]:
+        return criu.version(criu.find(self.criu))
 
     def strays(self) -> set[int]:
         """Return the processes here that are not the task's, nor of pycr's own beside it."""

@@ -20,12 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from pycr import image
+from pycr import host, image
 from pycr.engine import criu, proc
 from pycr.engine import images as criu_images
-from pycr.errors import GeometryError, PycrError, RestoreFailed
+from pycr.errors import GeometryError, ImageError, NotSupported, PycrError, RestoreFailed
 from pycr.files import CUT, Files
-from pycr.manifest import TaskImage
+from pycr.manifest import Manifest, TaskImage
 from pycr.meeting import Meeting, Place
 
 Past = dict[str, list[Optional[str]]]
@@ -224,6 +224,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
         )
     mine = manifest.tasks[place.task_id]
     where = generation / image.task_name(place.task_id)
+    check_host(manifest, mine)
     images = image.check_task(generation, mine)
     sums = Sums(images, where, mine)
     streams = [proc.Stream(**each) for each in mine.streams]
@@ -251,6 +252,9 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
     except criu.RestoreFailure as error:
         files.undo()
         sums.result()  # if the image is damaged, that is the reason
+        old = host.old_criu(criu.version(criu.find(path)), os.uname().release)
+        if old:
+            raise NotSupported(f"CRIU is too old here: install {old}") from error
         raise RestoreFailed(f"{error}{save_log(error.log, generation, place)}") from error
     except BaseException:
         files.undo()
@@ -261,6 +265,13 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
         for _, fd in pairs:
             os.close(fd)
     return Restored(pid, mine.environment, files.restored())
+
+
+def check_host(manifest: Manifest, mine: TaskImage) -> None:
+    """Refuse an image that this node's processor could not run. Raises ImageError."""
+    reason = host.unfit(manifest.hosts.get(mine.node, {}), host.facts((), ""))
+    if reason:
+        raise ImageError(reason)
 
 
 def refuse_privilege(criu_pid: int) -> None:

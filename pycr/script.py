@@ -20,7 +20,7 @@ from pycr import ask, image, mailbox, protocol, task
 from pycr.ask import Asked, Process
 from pycr.dumper import Helper
 from pycr.engine import proc
-from pycr.errors import DirectoryError, Later, PycrError, TaskError
+from pycr.errors import Later, PycrError, TaskError
 from pycr.protocol import Object
 from pycr.slurm import commands
 
@@ -173,7 +173,7 @@ class ScriptHelper(Helper):
             with open(self.script, "rb") as file, os.fdopen(copy, "wb") as target:
                 shutil.copyfileobj(file, target)
         except OSError as error:
-            raise DirectoryError(f"{error.filename or directory}: {error.strerror}") from error
+            raise image.directory_error(Path(error.filename or directory), error) from error
 
     def prepare(self, dump: task.Dump) -> None:
         """Have the script looked at when it stands still."""
@@ -189,6 +189,7 @@ class ScriptHelper(Helper):
         found: list[Process] = ask.find(tree)
         self.asked.refuse_others(found)
         self.refuse_srun()
+        task.refuse_holding(self.root, lambda: self.version)
         offsets = [proc.offset(pid, self.script) for pid in tree]
         return {"offset": next((each for each in offsets if each >= 0), -1)}
 
@@ -211,5 +212,5 @@ class ScriptHelper(Helper):
                     try:
                         shutil.copyfile(f"/proc/{self.root}/fd/{stream['fd']}", directory / name)
                     except OSError as error:
-                        raise DirectoryError(f"{stream['name']}: {error.strerror}") from error
+                        raise image.directory_error(directory / name, error) from error
         super().seal_task(task_id)

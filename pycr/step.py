@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import __version__, config, protocol
+from pycr import __version__, config, protocol, space
 from pycr.errors import (
     AccessDenied,
     AlreadyDone,
@@ -106,6 +106,8 @@ class Checkpoint:
         self.writer: Part | None = None
         self.committed: Path | None = None
         self.warnings: list[str] = []
+        self.needs = 0  # bytes of its image, at the least; known from prepare() on
+        self.beside: Sequence[Checkpoint] = ()  # of the same command
         self.ended = False  # whether its tasks were told to end: the checkpoint then stays
         if sum(len(tasks) for tasks in self.layout.values()) != step.tasks:
             raise SlurmError(f"step {step.name}: Slurm says {step.tasks} tasks and lays out others")
@@ -148,11 +150,25 @@ class Checkpoint:
                     raise AlreadyDone(f"{where}: it has ended")
                 if "reason" in value:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
+        facts = [each for value in helpers.ready.values() for each in value["tasks"].values()]
+        self.needs = sum(int(each["needs"]) for each in facts)
         if self.inside is not None and self.inside.writer is not None:
+            self._check_space(self.inside.writer.path)
             self.writer = self.inside.writer.part(self.step.name)
         else:
-            self.writer = Writer(self._image_dir(), self.step.job_id, self.step.step_id)
+            directory = self._image_dir()
+            self._check_space(directory)
+            self.writer = Writer(directory, self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
+
+    def _check_space(self, directory: Path) -> None:
+        """Refuse what will not fit, together with what is written at the same time.
+
+        Raises DirectoryError.
+        """
+        others = {each for each in (self.inside, *self.beside) if each is not None and each != self}
+        needs = self.needs + sum(each.needs for each in others)
+        space.check(directory, needs, self.step.title)
 
     @property
     def wish(self) -> str | None:
@@ -317,6 +333,7 @@ def checkpoint(
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, site, options, progress))
+            begun[-1].beside = begun
         run_phases(begun, phases(options))
     except BaseException as error:
         undo(begun, error)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import files, image
-from pycr.engine import criu, proc
+from pycr import files, host, image, space
+from pycr.engine import criu, holds, proc
 from pycr.engine.files import note
-from pycr.errors import AlreadyDone, DirectoryError, PycrError, TaskError
+from pycr.errors import AlreadyDone, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.protocol import Object, failure
 
 SHEPHERD = 2.0  # seconds that an srun whose parent has ended may take to end too
@@ -46,6 +46,7 @@ def describe(root: int) -> Object:
             "cwd": proc.link(root, "cwd"),
             "streams": [stream.json() for stream in proc.streams(root)],
             "environment": {},
+            "needs": holds.needs(root),
         }
     except FileNotFoundError as error:
         raise AlreadyDone("it has just ended") from error
@@ -67,6 +68,10 @@ def refuse(root: int, strays: set[int]) -> None:
 
     strays: processes of the step (here, or in the pod) that are in no task's tree.
     """
+    forbidden = host.yama(host.ptrace_scope(), may_trace())
+    if forbidden:
+        raise NotSupported(f"yama does not let it be traced: {forbidden}")
+    holds.refuse_traced(root)
     for stream in proc.streams(root):
         if stream.kind == "tty":
             name = ("standard input", "standard output", "standard error")[stream.fd]
@@ -86,6 +91,20 @@ def refuse(root: int, strays: set[int]) -> None:
                 f"process {pid} ({name}) of it is orphaned: its parent has ended, so that it"
                 " belongs to no task's tree"
             )
+
+
+def refuse_holding(root: int, version: Callable[[], tuple[int, ...]]) -> None:
+    """Refuse a task for what it holds, once it is ready for a checkpoint. Raises TaskError.
+
+    version: CRIU's, asked only where it matters.
+    """
+    kernel = os.uname().release
+    holds.refuse(root, lambda: host.no_internet_sockets(version(), kernel))
+
+
+def may_trace() -> bool:
+    """Tell whether this process may trace whatever yama says."""
+    return bool(proc.capabilities(os.getpid(), str(os.getpid())) >> host.CAP_SYS_PTRACE & 1)
 
 
 class Dump(threading.Thread):
@@ -174,6 +193,9 @@ class Dump(threading.Thread):
                 raise self._refused from error
             if not proc.alive(self.root):
                 raise AlreadyDone("it has just ended") from error
+            full = next((each for each in space.FULL if os.strerror(each) in error.log), 0)
+            if full and not self._given_up():
+                raise space.exhausted(self._kept(), full) from error
             log = "" if self._given_up() else error.log
             raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
@@ -258,12 +280,16 @@ class Dump(threading.Thread):
             self._has_slot = False
             self.slots.release()
 
+    def _kept(self) -> Path:
+        """Return the directory above all that is about to be removed: a step's part in a job's
+        unfinished generation goes with that."""
+        parents = self.directory.parents
+        return next((each for each in parents if image.is_leftover(each.name)), parents[0]).parent
+
     def _save_log(self, log: str) -> str:
         """Keep CRIU's log beside the generations, where the user can read it; say where."""
-        # All of an unfinished generation is about to be removed, a step's part in a job's too.
-        parents = self.directory.parents
-        gone = next((each for each in parents if image.is_leftover(each.name)), parents[0])
-        path = gone.parent / f"failed-{'-'.join(self.directory.relative_to(gone).parts)}.log"
+        kept = self._kept()
+        path = kept / f"failed-{'-'.join(self.directory.relative_to(kept).parts[1:])}.log"
         if not log:
             return ""
         try:

@@ -67,6 +67,21 @@ cdef uint64_t cr_caps_restore() noexcept nogil:
     return mask
 
 
+cdef const char *cr_caps_lacking(uint64_t mask) noexcept nogil:
+    """Name the first capability of mask that this node lets no process have, NULL where none."""
+    cdef unsigned long i
+    for i in range(64):
+        if mask & (<uint64_t> 1 << i) and prctl(PR_CAPBSET_READ, i, 0, 0, 0) == 0:
+            if i == CAP_CHECKPOINT_RESTORE:
+                return b"CAP_CHECKPOINT_RESTORE"
+            if i == CAP_SYS_PTRACE:
+                return b"CAP_SYS_PTRACE"
+            if i == CAP_SYS_ADMIN:
+                return b"CAP_SYS_ADMIN"
+            return b"CAP_SETPCAP"
+    return NULL
+
+
 cdef pid_t cr_pod_clone() noexcept nogil:
     """Fork into new PID and mount namespaces; the raw call is fork(2) with flags."""
     return <pid_t> syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0)

@@ -232,6 +232,16 @@ cdef void cr_task_script(spank_t sp) noexcept nogil:
     strcpy(cr_batch.script, argv[0])
 
 
+cdef void cr_caps_fail(uint64_t mask, int error) noexcept nogil:
+    """End a task that cannot have its capabilities, and say which one slurmd does not have."""
+    cdef char what[64]
+    cdef const char *lacking = cr_caps_lacking(mask)
+    if lacking == NULL:
+        cr_task_fail(b"narrow capabilities", strerror(error))
+    snprintf(what, sizeof(what), b"have %s", lacking)
+    cr_task_fail(what, b"slurmd has it not: give it back (CapabilityBoundingSet= of its unit)")
+
+
 cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     cdef uint64_t mask
     cdef bint batch = cr_is_batch(sp)
@@ -258,7 +268,7 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         # Root's own step: execve would give root everything back, whatever is dropped here.
         cr_task_fail(b"checkpoint or restart", b"not for steps of root")
     if cr_caps_set(mask) != 0:
-        cr_task_fail(b"narrow capabilities", strerror(errno))
+        cr_caps_fail(mask, errno)
     if (spank_get_item(sp, S_JOB_ID, &cr_task.job_id) != ESPANK_SUCCESS or
             spank_get_item(sp, S_TASK_GLOBAL_ID, &cr_task.task_id) != ESPANK_SUCCESS or
             spank_get_item(sp, S_TASK_ID, &cr_task.local_id) != ESPANK_SUCCESS or

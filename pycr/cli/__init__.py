@@ -18,6 +18,7 @@ from pycr import __version__
 from pycr.errors import DirectoryError, PycrError, UsageError
 from pycr.manifest import Manifest
 from pycr.slurm import BATCH
+from pycr.space import size as size
 
 # verb -> (module, one line for --help)
 VERBS = {
@@ -44,15 +45,6 @@ def step_id(text: str) -> tuple[int, int | None]:
 def count(number: int, thing: str) -> str:
     """Return a number of things for people: "1 task", "2 tasks"."""
     return f"{number} {thing}{'' if number == 1 else 's' if thing[-1] != 's' else 'es'}"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def totals(every: list[Manifest]) -> dict[str, Any]:

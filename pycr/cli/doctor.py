@@ -18,14 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import config
+from pycr import config, host
 from pycr.cli import verb_parser
 from pycr.engine import criu
 from pycr.engine.trust import untrusted
 from pycr.errors import DirectoryError, NotSupported, PycrError, SlurmError
 from pycr.slurm import commands
-
-CAP_CHECKPOINT_RESTORE = 40
 
 
 class Finding(NamedTuple):
@@ -129,22 +127,18 @@ def interpreter(site: config.Site) -> Iterator[Finding]:
     yield Finding("interpreter", fault or path, remedy if fault else "")
 
 
-def release() -> tuple[int, int]:
-    """Return the kernel's major and minor version."""
-    match = re.match(r"(\d+)\.(\d+)", platform.release())
-    return (int(match.group(1)), int(match.group(2))) if match else (0, 0)
-
-
 def kernel() -> Finding:
     """Look at the kernel's version."""
-    remedy = "" if release() >= (5, 9) else "Linux 5.9 or later: CAP_CHECKPOINT_RESTORE came there"
-    return Finding("kernel", platform.release(), remedy)
+    found = platform.release()
+    new = host.release(found) >= (5, 9)
+    remedy = "" if new else "Linux 5.9 or later: CAP_CHECKPOINT_RESTORE came there"
+    return Finding("kernel", found, remedy)
 
 
 def capability() -> Finding:
     """Look whether a process here can have CAP_CHECKPOINT_RESTORE at all."""
     match = re.search(r"CapBnd:\s*([0-9a-f]+)", Path("/proc/self/status").read_text())
-    held = match is not None and int(match.group(1), 16) >> CAP_CHECKPOINT_RESTORE & 1
+    held = match is not None and int(match.group(1), 16) >> host.CAP_CHECKPOINT_RESTORE & 1
     if held:
         return Finding("capability", "CAP_CHECKPOINT_RESTORE is in the bounding set")
     return Finding(
@@ -162,30 +156,21 @@ def engine(site: config.Site) -> Iterator[Finding]:
     except PycrError as error:
         yield Finding("CRIU", str(error), "install criu 4.1 or later, or set criu=")
         return
-    text = f"{'.'.join(str(part) for part in found)} ({path})"
-    remedy = ""
-    if found < (3, 18):
-        remedy = "3.18 or later: the first that runs unprivileged"
-    elif found < (4, 1) and release() >= (6, 13):
-        remedy = "4.1 or later: older ones fail on kernels from 6.13"
+    text = f"{host.dotted(found)} ({path})"
+    remedy = host.old_criu(found, platform.release())
     yield Finding("CRIU", text, remedy)
-    if not remedy and found < (4, 2) and release() >= (6, 16):
+    sockets = host.no_internet_sockets(found, platform.release())
+    if not remedy and sockets:
         # No lack: all else works. It is said so that a failure there is no riddle.
-        yield Finding("CRIU sockets", "TCP and UDP sockets need 4.2 on kernels from 6.16")
+        yield Finding("CRIU sockets", sockets)
 
 
 def yama(site: config.Site) -> Finding:
     """Look at what yama lets a helper do."""
-    try:
-        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
-    except (OSError, ValueError):
+    if not Path(host.YAMA).exists():
         return Finding("yama", "not in this kernel")
-    remedy = ""
-    if scope >= 3:
-        remedy = "kernel.yama.ptrace_scope 3 forbids every dump: 2 or less"
-    elif scope >= 1 and not site.ptrace:
-        remedy = "set ptrace=yes in plugstack.conf, or kernel.yama.ptrace_scope to 0"
-    return Finding("yama", f"ptrace_scope {scope}", remedy)
+    scope = host.ptrace_scope()
+    return Finding("yama", f"ptrace_scope {scope}", host.yama(scope, site.ptrace))
 
 
 def namespaces() -> Finding:

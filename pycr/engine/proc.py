@@ -273,22 +273,6 @@ def streams(pid: int) -> list[Stream]:
     return [stream(pid, fd) for fd in (0, 1, 2)]
 
 
-def private_sharing(root: int) -> dict[str, str]:
-    """Return the memory that a tree shares and no path leads to: device and inode -> its name.
-
-    Unlinked files, memfds and anonymous shared memory: whoever maps them too shares them only as
-    long as both live (proc_pid_maps(5)).
-    """
-    found = {}
-    for pid in tree(root):
-        with suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
-            for line in file:
-                words = line.split(None, 5)
-                if len(words) == 6 and words[1][3] == "s" and "(deleted)" in words[5]:
-                    found[f"{words[3]}:{words[4]}"] = words[5].strip()
-    return found
-
-
 def late_timers(pids: list[int]) -> list[tuple[int, int]]:
     """Return the periodic timerfds that have an expiry nobody has read: (process, descriptor).
 
@@ -307,16 +291,6 @@ def late_timers(pids: list[int]) -> list[tuple[int, int]]:
                     ):
                         found.append((pid, int(fd)))
     return found
-
-
-def cpu_model() -> str:
-    """Return what the first processor calls itself, "" where it does not (some architectures)."""
-    with suppress(OSError), open("/proc/cpuinfo", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return ""
 
 
 def link(pid: int, name: str) -> str:
