@@ -70,7 +70,7 @@ def unix() -> dict[int, Unix]:
                     if attribute == ATTR_PEER:
                         peer = struct.unpack("=I", value)[0]
                     elif attribute == ATTR_NAME:
-                        name = os.fsdecode(value.replace(b"\0", b"@", 1).rstrip(b"\0"))
+                        name = os.fsdecode(value.rstrip(b"\0").replace(b"\0", b"@"))
                 found[inode] = Unix(peer, name)
 
 

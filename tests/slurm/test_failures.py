@@ -270,9 +270,9 @@ def test_unsafe_step_directory(alice: Login, bob: Login, running: Callable[..., 
 @pytest.mark.parametrize(
     ("what", "why"),
     [
-        ("inotify", ": fsnotify: Can't dump that handle (CRIU's log: /"),
-        ("shm", "SysVIPC shmem map"),
-        ("unix", "External socket is used"),
+        ("inotify", "is a watch on files (inotify), which CRIU cannot dump"),
+        ("shm", "has System V shared memory"),
+        ("unix", "connected to a process outside the task"),
         ("undumpable", "PR_SET_DUMPABLE"),
         ("stray", "(sleep) of it is orphaned"),
     ],

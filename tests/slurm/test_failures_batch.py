@@ -19,10 +19,12 @@ from tests.login import Login, until
 from tests.slurm.test_failures import PLUGIN, assert_fails, plugstack
 
 MakeLogin = Callable[..., Login]
+# An expiry that nobody reads: found only when all stand still and are written.
 HELD = """
-import socket, time
-held = socket.socket(socket.AF_UNIX)
-held.connect("/run/munge/munge.socket.2")
+import os, time
+held = os.timerfd_create(time.CLOCK_MONOTONIC)
+os.timerfd_settime(held, initial=0.01, interval=0.01)
+time.sleep(0.1)
 print("held", flush=True)
 time.sleep(100)
 """
@@ -144,7 +146,7 @@ def test_one_step_of_two_cannot_be(alice: Login) -> None:
     (alice.place / "held.py").write_text(HELD)
     script = f"srun --cr --exact -n1 python3 held.py &\nsrun --cr --exact -n1 bash -c '{COUNT}'"
     batch = Batch(alice, script, "-n2")
-    until("the connection", lambda: "held" in alice.read("log"))
+    until("the timer", lambda: "held" in alice.read("log"))
     for verb in ("create", "vacate"):
         batch.runs()
         done = batch.pycr(verb)
