@@ -52,8 +52,9 @@ class PodDump(task.Dump):
         """Return none: the pod has looked."""
         return []
 
-    def note_files(self) -> None:
-        """Do nothing: the pod has."""
+    def begin_image(self) -> bool:
+        """Do nothing: the pod does it."""
+        return True
 
     def dump(self) -> Object:
         """Ask the pod, hold as asked, and return the times. Raises PycrError."""
@@ -196,7 +197,7 @@ class Helper:
                 try:
                     task.refuse(leader, strays)
                     if task_id not in self.asking:
-                        task.refuse_holding(leader, lambda: self.version)
+                        task.refuse_holding(leader, lambda: self.version, self.ghost_limit)
                 except PycrError as error:
                     found[str(task_id)] = protocol.failure(error)
         self.refuse_sharing(found)
@@ -334,7 +335,7 @@ class Helper:
                 if task_id in self.asking and task_id in self.pods:
                     self.tell(self.pods[task_id], {"do": "look"})
                 elif task_id in self.asking:
-                    task.refuse_holding(leader, lambda: self.version)
+                    task.refuse_holding(leader, lambda: self.version, self.ghost_limit)
                 self.report({"event": "asked", "task": task_id})
             except PycrError as error:
                 self.report({"event": "failed", "task": task_id, **protocol.failure(error)})

@@ -23,11 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import image
+from pycr import hidden, image
 from pycr.engine import images as criu_images
 from pycr.engine.files import (
     FORBIDDEN,
-    GROWN,
     MISSING,
     MODE,
     OVERWRITTEN,
@@ -41,7 +40,7 @@ from pycr.engine.files import (
     OpenFile,
     compare,
 )
-from pycr.errors import ImageError, RestoreFailed
+from pycr.errors import ImageError, PycrError, RestoreFailed
 from pycr.meeting import Place
 
 CUT, KEEP, REFUSE = "cut", "keep", "refuse"  # --files; spank_cr/options.pxi has them too
@@ -170,6 +169,7 @@ class Files:
         self.cuts: list[Cut] = []
         self._streams: list[OpenFile] = []
         self._notes: list[str] = []
+        self._made: list[str] = []
         self._shadow = ""
 
     def prepare(self, images: int, where: Path) -> int:
@@ -189,13 +189,20 @@ class Files:
             for each in verdicts:
                 if each.action == CUT:
                     self.cut(each.file.path, each.file.size)
-                if each.why and each.change.kind not in (GROWN, MODE):
+                    noted = each.change.kind == OVERWRITTEN
+                else:
+                    noted = bool(each.why) and each.change.kind != MODE
+                if noted:
                     self._notes.append(str(each))
+            self._made = hidden.bring_back(images, where)
             taken = {each.file.path for each in verdicts if each.action == TAKE}
             return self._without(images, where, taken) if taken else os.dup(images)
         except (OSError, ValueError) as error:
             self.undo()
             raise RestoreFailed(str(error)) from error
+        except PycrError:
+            self.undo()
+            raise
 
     def cut(self, path: str, size: int) -> None:
         """Cut a file back, what is behind kept on disk before. Raises OSError."""
@@ -263,6 +270,8 @@ class Files:
 
     def restored(self) -> list[str]:
         """Have done, when CRIU has read everything; return what the user should know."""
+        hidden.remove(self._made)
+        self._made = []
         if self._shadow:
             image.remove_tree(self._shadow)
             self._shadow = ""

@@ -83,6 +83,7 @@ class Pod:
     def __init__(self, argv: list[str]) -> None:
         self.job_id, self.step_id, self.task_id, self.local_id = (int(word) for word in argv[:4])
         self.tasks, self.node, self.criu = int(argv[4]), argv[5], argv[6]
+        self.ghost_limit = int(argv[8]) << 20
         self.directory = Path(argv[9])
         self.ctl, self.status = int(argv[10]), int(argv[11])
         self.address = argv[12]
@@ -260,12 +261,12 @@ class Pod:
                         found = task.describe(self.root)
                         task.refuse(self.root, self.strays())
                         if value["ready"]:
-                            task.refuse_holding(self.root, self.criu_version)
+                            task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
                         past = lengthen(self.past, self.environment)
                         protocol.say(stream, {**found, "image_dir": wish, "environment": past})
                     elif value["do"] == "look":
-                        task.refuse_holding(self.root, self.criu_version)
+                        task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
                         protocol.say(stream, {"event": "looked"})
                     elif value["do"] == "environment":
                         stream.write(protocol.environment(self.changes()))

@@ -189,7 +189,7 @@ class ScriptHelper(Helper):
         found: list[Process] = ask.find(tree)
         self.asked.refuse_others(found)
         self.refuse_srun()
-        task.refuse_holding(self.root, lambda: self.version)
+        task.refuse_holding(self.root, lambda: self.version, self.ghost_limit)
         offsets = [proc.offset(pid, self.script) for pid in tree]
         return {"offset": next((each for each in offsets if each >= 0), -1)}
 

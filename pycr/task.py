@@ -18,6 +18,7 @@ from pycr import files, host, image, space
 from pycr.engine import criu, holds, proc
 from pycr.engine.files import note
 from pycr.errors import AlreadyDone, DirectoryError, NotSupported, PycrError, TaskError
+from pycr.hidden import Hidden
 from pycr.protocol import Object, failure
 
 SHEPHERD = 2.0  # seconds that an srun whose parent has ended may take to end too
@@ -93,13 +94,13 @@ def refuse(root: int, strays: set[int]) -> None:
             )
 
 
-def refuse_holding(root: int, version: Callable[[], tuple[int, ...]]) -> None:
+def refuse_holding(root: int, version: Callable[[], tuple[int, ...]], ghost_limit: int) -> None:
     """Refuse a task for what it holds, once it is ready for a checkpoint. Raises TaskError.
 
-    version: CRIU's, asked only where it matters.
+    version: CRIU's, asked only where it matters. ghost_limit: bytes.
     """
     kernel = os.uname().release
-    holds.refuse(root, lambda: host.no_internet_sockets(version(), kernel))
+    holds.refuse(root, lambda: host.no_internet_sockets(version(), kernel), ghost_limit)
 
 
 def may_trace() -> bool:
@@ -143,6 +144,7 @@ class Dump(threading.Thread):
         self._refused: PycrError | None = None
         self._has_slot = False
         self._noting: threading.Thread | None = None
+        self._hidden = Hidden(root, directory, limits.ghost_limit)
 
     def release(self, commit: bool) -> None:
         """Let the task go: as asked when commit is true, on in any case when it is not."""
@@ -202,6 +204,7 @@ class Dump(threading.Thread):
             os.close(directory)
             if self._noting is not None:
                 self._noting.join()
+            self._hidden.hide()
         return {"frozen": round(times.frozen, 6), "seconds": round(times.seconds, 6)}
 
     def frozen(self) -> bool:
@@ -217,6 +220,16 @@ class Dump(threading.Thread):
             self._take_slot()
             if self._given_up():
                 return False
+        return self.begin_image()
+
+    def begin_image(self) -> bool:
+        """Do what belongs to the image and is not CRIU's; tell whether CRIU may begin."""
+        try:
+            self._hidden.reveal()
+        except PycrError as error:
+            self._refused = error
+            return False
+        # Beside CRIU's work: it takes as long as a small dump.
         self._noting = threading.Thread(target=self.note_files, daemon=True)
         self._noting.start()
         return True
@@ -244,15 +257,17 @@ class Dump(threading.Thread):
                 "max_pid": self.max_pid(),
             }
         )
-        if not self.hold:
-            return True
-        self._go.wait()
-        return self._commit
+        if self.hold:
+            self._go.wait()
+        self._hidden.hide()
+        return self._commit or not self.hold
 
     def note_files(self) -> None:
-        """Keep what the task's files are, beside CRIU's work: it takes as long as a small dump."""
+        """Keep in the image what the task's files are."""
         try:
-            files.save(self.directory, note(self.root, self.spared))
+            hidden = self._hidden.paths()
+            files.save(self.directory, note(self.root, (*self.spared, *hidden)))
+            self._hidden.keep()
         except (OSError, ValueError) as error:
             self._refused = DirectoryError(f"{self.directory / image.FILES}: {error}")
 

@@ -28,6 +28,7 @@ VERBS = {
     "restart": ("restart", "start a job or a step that goes on from a checkpoint"),
     "ls": ("ls", "list checkpoints"),
     "show": ("show", "tell everything about one checkpoint"),
+    "verify": ("verify", "tell whether a checkpoint is whole, and could be restarted"),
     "rm": ("rm", "remove checkpoints"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }

@@ -17,6 +17,7 @@ from pycr.engine import proc, sockets
 from pycr.errors import TaskError
 
 DELETED = " (deleted)"
+MEMORY = ("/memfd:", "/dev/zero", "/SYSV")  # names of what never was a file
 BLOCK = 512  # bytes of st_blocks
 
 # What /proc/PID/fd calls it -> what people call it
@@ -50,11 +51,11 @@ def refuse_traced(root: int) -> None:
             )
 
 
-def refuse(root: int, internet: Callable[[], str]) -> None:
+def refuse(root: int, internet: Callable[[], str], ghost_limit: int) -> None:
     """Refuse a tree that holds what no checkpoint can have. Raises TaskError.
 
-    internet: says why there can be no TCP and UDP sockets at all, "" where there can; asked only of
-    a tree that has one.
+    ghost_limit: bytes of a deleted file that CRIU is told to keep. internet: says why there can be
+    no TCP and UDP sockets at all, "" where there can; asked only of a tree that has one.
     """
     ends: dict[int, tuple[int, int]] = {}  # socket -> process, descriptor
     terminal: tuple[int, int, str] | None = None
@@ -73,7 +74,8 @@ def refuse(root: int, internet: Callable[[], str]) -> None:
                     terminal = terminal or (pid, fd, name)
             elif name.endswith(DELETED):
                 _refuse_linked(pid, fd, name)
-        _refuse_maps(pid)
+                _refuse_large(f"/proc/{pid}/fd/{fd}", name, _called(pid), ghost_limit)
+        _refuse_maps(pid, ghost_limit)
     if terminal and not master:
         pid, fd, name = terminal
         raise TaskError(
@@ -179,9 +181,26 @@ def _maps(pid: int) -> Iterator[list[str]]:
                 yield words
 
 
-def _refuse_maps(pid: int) -> None:
+def _refuse_large(path: str, name: str, called: str, ghost_limit: int) -> None:
+    """Refuse a deleted file that is larger than CRIU is told to keep of one."""
+    with suppress(OSError):
+        status = os.stat(path)
+        size = status.st_blocks * BLOCK
+        if name.startswith(MEMORY):
+            return
+        if stat.S_ISREG(status.st_mode) and not status.st_nlink and size > ghost_limit:
+            raise TaskError(
+                f"{called} has a deleted file ({name[: -len(DELETED)]}) of {size >> 20} MiB, and"
+                f" at most {ghost_limit >> 20} MiB of one are kept: ghost_limit in plugstack.conf"
+            )
+
+
+def _refuse_maps(pid: int, ghost_limit: int) -> None:
     for words in _maps(pid):
         name = words[5]
+        if _is_ghost(name):
+            path = f"/proc/{pid}/map_files/{words[0]}"
+            _refuse_large(path, name, _called(pid), ghost_limit)
         if name.startswith("/SYSV"):
             raise TaskError(
                 f"{_called(pid)} has System V shared memory (shmget, key 0x{name[5:13]}), which"

@@ -201,6 +201,16 @@ def configuration() -> dict[str, str]:
     return found
 
 
+def nodes(partition: str) -> dict[str, dict[str, str]]:
+    """Return the nodes of a partition, none where there is no such, by name. Raises SlurmError."""
+    found = {}
+    for line in run("scontrol", "-o", "show", "node").splitlines():
+        values = fields(line)
+        if partition in values.get("Partitions", "").split(","):
+            found[values.get("NodeName", "")] = values
+    return found
+
+
 def version() -> str:
     """Return Slurm's version, for example "24.11.5". Raises SlurmError."""
     return run("scontrol", "--version").split()[-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What becomes of a task's files at a restart: cut back, kept, refused, and nothing of them lost."""
+"""What becomes of a task's files at a restart: cut back, kept, refused; nothing of them is lost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Writing:
         return self.alice.popen("pycr", "restart", "--image-dir", ".", *options, self.step)
 
     def end(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
-        """Let a restarted one write on a little, then end; return its status, output, complaints."""
+        """Let a restarted one write on, then end; return its status, output and complaints."""
         self.go_on()
         (self.alice.place / "stop").touch()
         out, err = process.communicate(timeout=40)
@@ -113,7 +113,7 @@ def test_twice_from_the_same_checkpoint(alice: Login) -> None:
     writing = Writing(alice)
     writing.create()
     writing.kill()
-    process = writing.restart()
+    writing.restart()
     until("it to run", lambda: alice.steps())
     writing.go_on()
     alice.cancel_all()
@@ -226,7 +226,7 @@ def test_files_that_a_restart_cannot_go_on_with(
     else:
         alice.sh(f"{change} {path}")
     line = refused(writing)
-    assert f"task 0 on n" in line
+    assert "task 0 on n" in line
     assert f"{path}: " in line
     assert words.format(size=size) in line
 

@@ -17,22 +17,22 @@ import time
 from pathlib import Path
 
 rank = int(os.environ["SLURM_PROCID"])
-appended = open(f"appended.{rank}", "ab", buffering=0)
-written = open(f"written.{rank}", "wb", buffering=0)
-updated = open(f"updated.{rank}", "w+b", buffering=0)
-shared = open("shared", "ab", buffering=0)
-source = open("input", "rb", buffering=0) if Path("input").exists() else None
-updated.write(b"%9d\n" % 0)
+CREATE = os.O_CREAT | os.O_TRUNC
+appended = os.open(f"appended.{rank}", os.O_WRONLY | os.O_APPEND | CREATE)
+written = os.open(f"written.{rank}", os.O_WRONLY | CREATE)
+updated = os.open(f"updated.{rank}", os.O_RDWR | CREATE)
+shared = os.open("shared", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+source = os.open("input", os.O_RDONLY) if Path("input").exists() else -1
+os.write(updated, b"%9d\n" % 0)
 number = seen = 0
 while not Path("stop").exists():
     line = b"%d\n" % number
-    appended.write(line)
-    written.write(line)
-    updated.write(line)
-    os.pwrite(updated.fileno(), b"%9d\n" % (number + 1), 0)
-    shared.write(b"%d %d\n" % (rank, number))
-    if source is not None:
-        seen += len(source.read(1 << 16) or b"")
+    for each in (appended, written, updated):
+        os.write(each, line)
+    os.pwrite(updated, b"%9d\n" % (number + 1), 0)
+    os.write(shared, b"%d %d\n" % (rank, number))
+    if source >= 0:
+        seen += len(os.read(source, 1 << 16))
     number += 1
     if number == 5:
         Path(f"ready.{rank}").touch()
@@ -60,7 +60,7 @@ mine = [
     if line.split()[0] == str(rank)
 ]
 check("shared", mine)
-if source is not None and seen != Path("input").stat().st_size:
+if source >= 0 and seen != Path("input").stat().st_size:
     print(f"fail: {rank}: {seen} bytes of input seen", flush=True)
     sys.exit(1)
 print("pass", flush=True)
