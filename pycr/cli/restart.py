@@ -12,7 +12,7 @@ from pathlib import Path
 from pycr import config, image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
-from pycr.errors import AccessDenied, ImageError, UsageError
+from pycr.errors import AccessDenied, Busy, ImageError, NoSuchJob, UsageError
 from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
@@ -63,6 +63,8 @@ def run(verb: str, argv: list[str]) -> int:
         raise UsageError("--job-id: only a batch job is restarted under its old id")
     if owner is not None:
         raise UsageError("a step is restarted by its owner, not by root")
+    if arguments.files == CUT:
+        refuse_running(manifest)
     command = srun(generation, manifest, wanted, more, "SLURM_JOB_ID" in os.environ)
     if not arguments.dry_run:
         os.environ.pop("SLURM_RESTART_DIR", None)
@@ -149,6 +151,24 @@ def check(generation: Path) -> Manifest:
     for task in manifest.tasks:
         os.close(image.check_task(generation, task))
     return manifest
+
+
+def refuse_running(manifest: Manifest) -> None:
+    """Refuse a step that still runs: a restart would cut back the files that it writes.
+
+    Raises Busy, SlurmError.
+    """
+    try:
+        job = commands.job(manifest.job_id)
+    except NoSuchJob:
+        return
+    name = f"{manifest.job_id}.{manifest.step_id}"
+    mine = job.running and job.uid == manifest.uid
+    if mine and any(each.name == name for each in commands.steps(job)):
+        raise Busy(
+            f"step {name} still runs, and a restart would cut back the files that it writes: end it"
+            f" first (pycr vacate {name}, or scancel {name}), or give --files=keep"
+        )
 
 
 def srun(

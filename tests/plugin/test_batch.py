@@ -179,7 +179,7 @@ def test_from_the_default_place(
     if below:
         requeue.parent.rename(home / "7.batch")
     more = [f"arg checkpoint_dir={setting.format(place=place)}", AGAIN]
-    assert restored(host.run(script(python, *more)))[-1] == "1"
+    assert restored(host.run(script(python, *more)))[-2] == "1"
 
 
 def test_checkpoint_dir_wins_over_the_default_place(
