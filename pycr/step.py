@@ -24,6 +24,7 @@ from pycr.errors import (
     AccessDenied,
     AlreadyDone,
     JobPending,
+    NotSupported,
     PycrError,
     SlurmError,
     TimedOut,
@@ -71,7 +72,13 @@ def find_job(job_id: int, name: str) -> Job:
 
 
 def find(job: Job, step_id: int | None) -> list[Step]:
-    """Return the steps of a job to checkpoint: the one named, or all. Raises AlreadyDone."""
+    """Return the steps of a job to checkpoint: the one named, or all.
+
+    Raises AlreadyDone, NotSupported.
+    """
+    if "HetJobId" in job.fields:
+        name = f"step {job.job_id}.{step_id}" if step_id is not None else f"job {job.job_id}"
+        raise NotSupported(f"{name}: steps of heterogeneous jobs cannot be checkpointed yet")
     running = commands.steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]

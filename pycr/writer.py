@@ -108,6 +108,7 @@ class Writer(Part):
                 open_owned(self.temporary, self._dir),
             )
         except OSError as error:
+            self._tidy()
             self.close()
             raise directory_error(self.step_dir, error) from error
         except Busy:
@@ -135,11 +136,15 @@ class Writer(Part):
         with suppress(OSError):
             os.rename(self.final.name, self.temporary, src_dir_fd=self._dir, dst_dir_fd=self._dir)
         remove_tree(self.path)
-        with suppress(OSError):
-            if os.listdir(self._dir) == [LOCK]:
-                os.unlink(LOCK, dir_fd=self._dir)
-                self.step_dir.rmdir()
+        self._tidy()
         self.close()
+
+    def _tidy(self) -> None:
+        """Remove the step's directory where there is nothing in it."""
+        with suppress(OSError):
+            if self._lock >= 0 and os.listdir(self._dir) == [LOCK]:
+                os.unlink(LOCK, dir_fd=self._dir)
+            self.step_dir.rmdir()
 
     def close(self) -> None:
         """Give the lock back."""

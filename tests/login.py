@@ -86,7 +86,7 @@ class Login:
 
     def jobs(self) -> list[int]:
         """Return this user's jobs, the newest first."""
-        out = self.run("squeue", "-h", "-u", self.user, "-o", "%i").stdout
+        out = self.run("squeue", "-h", "-u", self.user, "-o", "%A").stdout
         return sorted((int(word) for word in out.split()), reverse=True)
 
     def steps(self) -> list[str]:

@@ -183,12 +183,18 @@ def test_restored_task(alice: Login, socket: str, kind: str) -> None:
     task.refused(9, *words)
 
 
-def test_what_is_no_harm(alice: Login) -> None:
-    """Looking is quick, and nothing is refused that can be dumped."""
-    task = Holder(alice, "many", "300")
+@pytest.mark.parametrize("kind", ["many 300", "pty", "empty_inotify", "deleted", "memory mark"])
+def test_what_is_no_harm(alice: Login, kind: str) -> None:
+    """What looks like it, and can be dumped and restored, is not refused."""
+    task = Holder(alice, *kind.split())
     task.hold()
     done = alice.pycr("create", task.step, "--image-dir", ".")
     assert done.returncode == 0, done.stderr
+    task.ticks()
+    done = alice.pycr("vacate", task.step, "--image-dir", ".")
+    assert done.returncode == 0, done.stderr
+    task.process.communicate(timeout=20)
+    alice.popen("pycr", "restart", "--image-dir", ".", task.step, "-oout", "--open-mode=append")
     task.ticks()
 
 

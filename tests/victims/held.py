@@ -119,6 +119,18 @@ def many(count: str) -> None:
         kept.append(mmap.mmap(-1, 4096, mmap.MAP_PRIVATE, 1 + number % 2))
 
 
+def empty_inotify() -> None:
+    assert libc.inotify_init1(0) >= 0
+
+
+def deleted() -> None:
+    """A file that is gone, and one whose name ends as if it were."""
+    for name in ("gone", "here (deleted)"):
+        os.write(os.open(name, os.O_WRONLY | os.O_CREAT), b"text")
+    os.unlink("gone")
+    os.link("here (deleted)", "again")
+
+
 def pty() -> None:
     kept.append(os.openpty())
 
