@@ -137,13 +137,16 @@ def ptrace_scope() -> int:
     return 0
 
 
-def yama(scope: int, capable: bool) -> str:
-    """Return what to do about yama where it keeps a helper from tracing tasks.
+def yama(scope: int, capable: bool, pod: bool = False) -> str:
+    """Return what to do about yama where it keeps a helper, or a pod, from tracing tasks.
 
-    capable: whether the helper has CAP_SYS_PTRACE (ptrace=yes). See ptrace(2), ptrace_scope.
+    capable: whether it has CAP_SYS_PTRACE: a helper by ptrace=yes, a pod never. See ptrace(2),
+    ptrace_scope.
     """
     if scope >= 3:
         return "kernel.yama.ptrace_scope 3 forbids every dump: 2 or less, which takes a reboot"
+    if scope >= 1 and pod and not capable:
+        return "kernel.yama.ptrace_scope to 0: ptrace=yes is for tasks that were never restored"
     if scope >= 1 and not capable:
         return "set ptrace=yes in plugstack.conf, or kernel.yama.ptrace_scope to 0"
     return ""

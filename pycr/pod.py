@@ -259,7 +259,7 @@ class Pod:
                 try:
                     if value["do"] == "describe":
                         found = task.describe(self.root)
-                        task.refuse(self.root, self.strays())
+                        task.refuse(self.root, self.strays(), pod=True)
                         if value["ready"]:
                             task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")

@@ -64,12 +64,13 @@ def refuse_stopped(leader: int, step: str) -> None:
         raise TaskError(f"it is stopped: let it go on first (scancel -s CONT {step})")
 
 
-def refuse(root: int, strays: set[int]) -> None:
-    """Refuse a task that CRIU would dump but not whole. Raises TaskError.
+def refuse(root: int, strays: set[int], pod: bool = False) -> None:
+    """Refuse a task that CRIU could not dump, or not whole. Raises TaskError, NotSupported.
 
-    strays: processes of the step (here, or in the pod) that are in no task's tree.
+    strays: processes of the step (here, or in the pod) that are in no task's tree. pod: whether
+    this is the task's pod.
     """
-    forbidden = host.yama(host.ptrace_scope(), may_trace())
+    forbidden = host.yama(host.ptrace_scope(), may_trace(), pod)
     if forbidden:
         raise NotSupported(f"yama does not let it be traced: {forbidden}")
     holds.refuse_traced(root)

@@ -7,7 +7,6 @@ user may. Only sockets of this network namespace are seen; tasks have no other.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import struct
@@ -109,5 +108,6 @@ def address(text: str) -> str:
     host, _, port = text.partition(":")
     words = struct.unpack(f">{len(host) // 8}I", bytes.fromhex(host))
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    found = ipaddress.ip_address(packed)
-    return f"[{found}]:{int(port, 16)}" if found.version == 6 else f"{found}:{int(port, 16)}"
+    if len(words) == 1:
+        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{int(port, 16)}"

@@ -65,12 +65,13 @@ def test_what_an_image_needs() -> None:
     """Its own memory, and what is shared or deleted once; not the code that is in files."""
     code = """
 import mmap, os, sys
-own = bytearray(os.urandom(16 << 20))
+own = mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 shared = mmap.mmap(-1, 8 << 20)
-shared[:] = bytes(8 << 20)
 untouched = mmap.mmap(-1, 64 << 20)
-memory = os.memfd_create("m")
-os.write(memory, bytes(4 << 20))
+memory = open(os.memfd_create("m"), "wb", buffering=0)
+for where, pieces in ((own, 256), (shared, 128), (memory, 64)):
+    for _ in range(pieces):
+        where.write(b"x" * 65536)
 if os.fork() == 0:
     shared[:1] = b"x"
 print("up", flush=True)

@@ -115,6 +115,12 @@ def test_yama(scope: int, capable: bool, words: str) -> None:
     assert bool(said) == bool(words)
 
 
+def test_yama_and_pods() -> None:
+    """They never have the capability, so that the setting is no remedy."""
+    assert "ptrace_scope to 0: ptrace=yes is for" in host.yama(1, False, pod=True)
+    assert host.yama(0, False, pod=True) == ""
+
+
 def test_scope_of_this_kernel() -> None:
     path = Path(host.YAMA)
     assert host.ptrace_scope() == (int(path.read_text()) if path.exists() else 0)
