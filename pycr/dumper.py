@@ -203,21 +203,12 @@ class Helper:
         self.refuse_sharing(found)
 
     def refuse_sharing(self, found: Object) -> None:
-        """Refuse tasks that share memory with one another: restored, each would have its own."""
+        """Refuse tasks that share memory with others: restored, each would have its own."""
         owner: dict[str, int] = {}
-        without = {pid for leader in self.leaders.values() for pid in proc.tree(leader)}
+        names: dict[str, str] = {}
         for task_id, leader in sorted(self.leaders.items()):
-            memory = holds.shared(leader)
-            other_end = holds.sharer(memory, without)
-            # What it has forked since is its own too.
-            if other_end and proc.outside({other_end[0]}, {leader}):
-                pid, name = other_end
-                reason = (
-                    f"it shares memory ({name}) with process {pid} ({proc.comm(pid)}), which is"
-                    " not of the task: restored, each would have its own"
-                )
-                found[str(task_id)] = protocol.failure(TaskError(reason))
-            for key, name in memory.items():
+            for key, name in holds.shared(leader).items():
+                names[key] = name
                 other = owner.setdefault(key, task_id)
                 if other != task_id:
                     reason = (
@@ -225,6 +216,15 @@ class Helper:
                         " can be checkpointed (MPI: one task a node, ranks inside it)"
                     )
                     found[str(task_id)] = protocol.failure(TaskError(reason))
+        ours = {pid for leader in self.leaders.values() for pid in proc.tree(leader)}
+        for key, pid in holds.sharers(set(owner), ours).items():
+            # What a task has forked since is its own too.
+            if proc.outside({pid}, set(self.leaders.values())):
+                reason = (
+                    f"it shares memory ({names[key]}) with process {pid} ({proc.comm(pid)}), which"
+                    " is not of the task: restored, each would have its own"
+                )
+                found[str(owner[key])] = protocol.failure(TaskError(reason))
 
     def claim(self) -> None:
         """Be the only checkpoint of this step, whichever directory the others write to.

@@ -44,6 +44,6 @@ def check(directory: Path, needed: int, name: str) -> None:
     status = os.statvfs(directory)
     if needed > status.f_bavail * status.f_frsize:
         raise DirectoryError(
-            f"{name}: image directory {directory}: its checkpoint needs {size(needed)} or more, and"
+            f"{name}: image directory {directory}: the checkpoint needs {size(needed)} or more, and"
             f" {left(directory)}: remove old ones (pycr rm), or name another --image-dir"
         )

@@ -259,17 +259,16 @@ def _shared(pid: int) -> Iterator[tuple[str, str]]:
             yield f"{device}:{inode}", name
 
 
-def sharer(wanted: dict[str, str], without: set[int]) -> tuple[int, str] | None:
-    """Return a process that has some of that memory too, and what it is called there.
+def sharers(wanted: set[str], without: set[int]) -> dict[str, int]:
+    """Return which of that memory another process has too: device and inode -> a process.
 
     Of the processes of this user that /proc shows, but those of `without`.
     """
+    found: dict[str, int] = {}
     for name in os.listdir("/proc") if wanted else ():
         if name.isdigit() and int(name) not in without:
-            for key, called in _shared(int(name)):
-                if key in wanted:
-                    return int(name), called
-    return None
+            found.update({key: int(name) for key, _ in _shared(int(name)) if key in wanted})
+    return found
 
 
 def needs(root: int) -> int:

@@ -16,9 +16,25 @@ from typing import Any
 import pytest
 
 from tests.login import Login, until
+from tests.slurm.test_callbacks import PACKAGE
 from tests.slurm.test_failures import LISTEN, assert_fails
 
 PTY = "import os, time; print(os.ttyname(os.openpty()[1]), flush=True); time.sleep(1000)"
+KEEPS = """
+import ctypes, os, time
+import pycr
+libc = ctypes.CDLL(None)
+def hold():
+    if not os.path.exists("hold"):
+        return
+    libc.inotify_add_watch(libc.inotify_init1(0), b"/usr/bin", 0x100)
+pycr.on_checkpoint(before=hold, after=lambda: print("after", flush=True))
+number = 0
+while True:
+    print(number, flush=True)
+    number += 1
+    time.sleep(0.05)
+"""
 DEVICES = ("/dev/nvidia0", "/dev/dri/renderD128", "/dev/kfd", "/dev/infiniband/uverbs0")
 
 
@@ -196,6 +212,31 @@ def test_what_is_no_harm(alice: Login, kind: str) -> None:
     task.process.communicate(timeout=20)
     alice.popen("pycr", "restart", "--image-dir", ".", task.step, "-oout", "--open-mode=append")
     task.ticks()
+
+
+@pytest.mark.parametrize("lives", [1, 2])
+def test_program_with_callbacks_that_does_not_let_go(alice: Login, lives: int) -> None:
+    """It is looked at when it says that it is ready, then told to go on; restored as well."""
+    (alice.place / "keeps.py").write_text(KEEPS)
+    process = alice.popen(
+        *("srun", "-n1", "-wn0", "-oout", "bash", "-c"),
+        f"PYTHONPATH={PACKAGE} exec python3 keeps.py",
+    )
+    step = alice.step()
+    until("it to count", lambda: "3" in alice.read("out").split())
+    if lives == 2:
+        done = alice.pycr("vacate", step, "--image-dir", ".")
+        assert done.returncode == 0, done.stderr
+        process.communicate(timeout=20)
+        alice.popen("pycr", "restart", "--image-dir", ".", step, "-wn0", "-oout")
+        step = alice.step()
+        until("it to count", lambda: len(alice.read("out").split()) > 3)
+    (alice.place / "hold").touch()
+    done = alice.pycr("create", step, "--image-dir", ".")
+    words = "is a watch on files (inotify), which CRIU cannot dump"
+    assert_fails(done, 9, f"step {step}: task 0 on n0: descriptor ", words)
+    assert "CRIU's log" not in done.stderr
+    until("it to be told to go on", lambda: "after" in alice.read("out").split())
 
 
 def test_batch_script_that_holds(alice: Login) -> None:

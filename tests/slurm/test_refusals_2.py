@@ -165,7 +165,7 @@ def test_disk_too_small(cluster: Any, alice: Login) -> None:
     with small(cluster, "size=8m") as path:
         for verb in ("create", "vacate"):
             done = alice.pycr(verb, step, "--image-dir", path)
-            words = f"step {step}: image directory {path}: its checkpoint needs "
+            words = f"step {step}: image directory {path}: the checkpoint needs "
             assert_fails(done, 8, words, " MiB or more, and 8.0 MiB are free: remove old ones")
             needed = float(done.stderr.partition(words)[2].split()[0])
             assert 40 < needed < 60
@@ -174,6 +174,22 @@ def test_disk_too_small(cluster: Any, alice: Login) -> None:
     (made,) = alice.pycr_json("create", step, "--image-dir", ".")
     assert needed < made["size"] / 2**20 < needed + 1
     alice.pycr("rm", "--image-dir", ".", step)
+
+
+def test_disk_too_small_for_all_steps(cluster: Any, alice: Login) -> None:
+    """Of a job: each would fit, and not both."""
+    alice.run("salloc", "-n2", "-wn0", "--no-shell")
+    job = str(alice.jobs()[0])
+    victim = alice.victim("memory.py")
+    for name in ("a", "b"):
+        alice.popen("srun", f"--jobid={job}", "--overlap", "-n1", victim, "20", name, "go")
+    until("their memory", lambda: all((alice.place / f"{name}.0").exists() for name in "ab"))
+    with small(cluster, "size=40m") as path:
+        done = alice.pycr("create", job, "--image-dir", path)
+        assert_fails(done, 8, f"image directory {path}: the checkpoint needs ", " are free")
+        assert alice.run("ls", "-A", path).stdout == ""
+        done = alice.pycr("create", f"{job}.0", "--image-dir", path)
+        assert done.returncode == 0, done.stderr
 
 
 def test_disk_that_fills(cluster: Any, alice: Login) -> None:
