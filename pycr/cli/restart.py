@@ -176,6 +176,8 @@ def srun(
 ) -> list[str]:
     """Return the srun command: in an allocation only the number of tasks, else what it had."""
     command = ["srun", f"--restart-dir={generation}", f"--ntasks={wanted.tasks}"]
+    if wanted.overcommit:
+        command.append("--overcommit")
     if not inside:
         if not names_nodes(more):
             command.append(f"--nodes={wanted.nodes}")

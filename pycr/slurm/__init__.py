@@ -18,6 +18,7 @@ class Geometry(NamedTuple):
 
     cpus_per_task: 0 where Slurm does not say. mem_per_cpu, mem_per_node: in Slurm's spelling
     ("2G"), "" where not asked for. time_limit: Slurm's spelling, "UNLIMITED" where none.
+    overcommit: more tasks than processors.
     """
 
     tasks: int
@@ -33,6 +34,7 @@ class Geometry(NamedTuple):
     features: str = ""
     gres: str = ""
     reservation: str = ""
+    overcommit: bool = False
 
 
 class Job(NamedTuple):
@@ -95,11 +97,13 @@ def _known(fields: dict[str, str], name: str) -> str:
 
 def geometry(job: Job, step: Step) -> Geometry:
     """Return what a step was given, from what Slurm says of it and its job."""
-    cpus = step.fields.get("CPUs", "0")
+    text = step.fields.get("CPUs", "0")
+    cpus = int(text) if text.isdigit() else 0
     return job_geometry(job)._replace(
         tasks=step.tasks,
         nodes=step.nodes,
-        cpus_per_task=int(cpus) // step.tasks if cpus.isdigit() and step.tasks else 0,
+        cpus_per_task=cpus // step.tasks if step.tasks else 0,
+        overcommit=0 < cpus < step.tasks,
         name=_known(step.fields, "Name"),
     )
 
