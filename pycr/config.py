@@ -11,7 +11,6 @@ import glob
 import os
 import pwd
 import re
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from pycr.slurm import commands
 
 PLUGIN = "spank_cr.so"
 DEFAULT_DIR = "%h/checkpoint"
+PATH_SIZE = 4096  # as long as the plugin takes a value for, with its NUL
 # key -> what its value must look like, as the plugin has it
 KEYS = {
     "python": "/.*",
@@ -82,25 +82,30 @@ def read(plugstack: str) -> Site:
 def _is_good(word: str) -> bool:
     """Tell whether the plugin will take an argument."""
     key, equals, value = word.partition("=")
-    return bool(equals) and key in KEYS and re.fullmatch(KEYS[key], value) is not None
+    return (
+        bool(equals)
+        and key in KEYS
+        and len(os.fsencode(value)) < PATH_SIZE
+        and re.fullmatch(KEYS[key], value, re.DOTALL) is not None
+    )
 
 
 def _interpreter(plugin: str) -> str:
     """Return the helper's interpreter by default: that of the prefix the plugin lies in."""
-    return str(Path(os.path.realpath(plugin)).parents[2] / "bin/python3") if "/" in plugin else ""
+    prefix = os.path.realpath(plugin).rsplit("/", 3)
+    return f"{prefix[0]}/bin/python3" if "/" in plugin and len(prefix) == 4 else ""
 
 
 def _lines(path: str, depth: int) -> list[list[str]]:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = os.fsdecode(Path(path).read_bytes())
     except OSError:
         return []
     found: list[list[str]] = []
-    for line in text.splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
+    for line in text.split("\n"):
+        # As Slurm (plugstack.c) does: no quotes, no backslashes, no other blanks; a C string.
+        words = line.partition("\0")[0].partition("#")[0].replace("\t", " ").split(" ")
+        words = [word for word in words if word]
         if len(words) == 2 and words[0] == "include":
             if depth < 8:
                 pattern = os.path.join(os.path.dirname(path), words[1])

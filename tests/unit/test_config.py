@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,6 @@ def read(tmp_path: Path, text: str) -> config.Site:
         "sometimes " + LOADED,
         "include /nowhere/*.conf",
         "include",
-        'optional "' + LOADED,
         "\0\n\xff",
     ],
 )
@@ -82,11 +82,43 @@ def test_values_that_the_plugin_will_not_take(tmp_path: Path, word: str) -> None
     assert read(tmp_path, f"optional {LOADED} {word} ptrace=no").faults == (word,)
 
 
-def test_quoted_value_and_unknown_words(tmp_path: Path) -> None:
-    site = read(tmp_path, f'optional {LOADED} "checkpoint_dir=/a b" bogus=1 word criu=/a=b')
-    assert site.checkpoint_dir == "/a b"
+def test_unknown_words(tmp_path: Path) -> None:
+    site = read(tmp_path, f"optional {LOADED} bogus=1 word criu=/a=b")
     assert site.faults == ("bogus=1", "word")
     assert site.criu == "/a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "faults"),
+    [
+        ('checkpoint_dir="/a b"', '"/a', ('checkpoint_dir="/a', 'b"')),
+        ("checkpoint_dir=/it's", "/it's", ()),
+        ("checkpoint_dir=/a\\b", "/a\\b", ()),
+        ("checkpoint_dir=/a#b", "/a", ()),
+        ("checkpoint_dir=/a\r", "/a\r", ()),
+        ("checkpoint_dir=/a\fb\x85\u2028c", "/a\fb\x85\u2028c", ()),
+        ("checkpoint_dir=/a\0b", "/a", ()),
+    ],
+)
+def test_words_are_what_slurm_takes_for_words(
+    tmp_path: Path, text: str, value: str, faults: tuple[str, ...]
+) -> None:
+    """It knows no quotes, and takes no other blank than a space and a tab for one."""
+    path = tmp_path / "plugstack.conf"
+    path.write_bytes(f"optional {LOADED} {text}\n".encode())
+    site = config.read(str(path))
+    assert (site.checkpoint_dir, site.faults) == (value, faults)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "plugstack.conf"
+    path.write_bytes(b"optional " + LOADED.encode() + b" checkpoint_dir=/a\xff\n")
+    assert os.fsencode(config.read(str(path)).checkpoint_dir) == b"/a\xff"
+
+
+@pytest.mark.parametrize("plugin", ["/spank_cr.so", "/nowhere/spank_cr.so"])
+def test_a_plugin_too_high_to_have_a_prefix(tmp_path: Path, plugin: str) -> None:
+    assert read(tmp_path, f"optional {plugin}").python == ""
 
 
 def test_same_keys_as_the_plugin() -> None:
