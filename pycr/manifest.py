@@ -14,6 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from pycr.errors import ImageError
+from pycr.slurm import geometry_from
 
 FORMAT = 3
 LONG = 1e12  # seconds: no time in a manifest is as long
@@ -120,6 +121,7 @@ class Manifest(NamedTuple):
             raise ValueError("command")
         if not all(isinstance(host, dict) for host in self.hosts.values()):
             raise ValueError("hosts")
+        geometry_from(self.geometry)
         if self.batch:
             check_batch(self.batch)
         if [task.task_id for task in self.tasks] != list(range(len(self.tasks))):

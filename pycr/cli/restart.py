@@ -12,7 +12,7 @@ from pathlib import Path
 from pycr import config, image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
-from pycr.errors import AccessDenied, Busy, ImageError, NoSuchJob, UsageError
+from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
 from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
@@ -47,10 +47,7 @@ def run(verb: str, argv: list[str]) -> int:
     owner = become_owner(generation)
     meeting.sweep(generation)
     manifest = check(generation)
-    try:
-        wanted = geometry_from(manifest.geometry)
-    except ValueError as error:
-        raise ImageError(f"{generation / image.MANIFEST}: damaged: geometry: {error}") from error
+    wanted = geometry_from(manifest.geometry)
     more = list(arguments.more)
     if arguments.files != CUT:
         more = [f"--files={arguments.files}", *more]

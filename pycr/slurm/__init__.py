@@ -137,15 +137,19 @@ def batch_step(job: Job) -> Step:
     return Step(job.job_id, BATCH, job.uid, "RUNNING", 1, 1, {"Name": "batch"})
 
 
+_SAMPLE = Geometry(0, 0)
+
+
 def geometry_from(value: dict[str, Any]) -> Geometry:
     """Return the geometry that a manifest holds. Raises ValueError."""
     try:
         made = Geometry(**value)
     except TypeError as error:
-        raise ValueError(str(error)) from error
-    numbers = (made.tasks, made.nodes, made.cpus_per_task)
-    if not all(isinstance(number, int) and 0 <= number < 1 << 31 for number in numbers):
-        raise ValueError("a number in it is none")
+        raise ValueError(f"geometry: {error}") from error
+    for name, value in made._asdict().items():
+        kind = type(getattr(_SAMPLE, name))
+        if type(value) is not kind or (kind is int and not 0 <= value < 1 << 31):
+            raise ValueError(f"geometry: {name}")
     return made
 
 
