@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import signal
@@ -95,6 +96,8 @@ def main() -> int:
     # Interrupted or terminated, a checkpoint is given up in order, as for an error.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
     arguments = parser().parse_args()
     try:
         module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")

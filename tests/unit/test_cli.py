@@ -321,3 +321,17 @@ def test_ls_of_a_closed_pipe(tmp_path: Path) -> None:
         check=True,
     )
     assert "Traceback" not in done.stderr
+
+
+def test_names_that_are_no_text_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Where the locale is not C, Python would refuse to print them."""
+    path = checkpoint_of(tmp_path, 0, {})
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pycr.cli", "show", str(path)],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"./app 'a b' '\xff'" in done.stdout
