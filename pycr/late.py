@@ -20,6 +20,9 @@ from pycr import image
 from pycr.manifest import seal, unseal
 
 
+_STREAMS = {"1": 1, "2": 2}
+
+
 def name_of(own_pid: int) -> str:
     """Return where a generation keeps what an srun_cr still has to deliver."""
     return f"{image.LATE}/{own_pid}"
@@ -48,6 +51,6 @@ def read(directory: str, own_pid: int) -> dict[int, bytes]:
         descriptor = os.open(Path(directory) / name_of(own_pid), image.FILE_FLAGS)
         with os.fdopen(descriptor, "rb") as file:
             value = json.loads(unseal(file.read()))
-        return {int(fd): base64.b64decode(data) for fd, data in value.items()}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return {_STREAMS[name]: base64.b64decode(data) for name, data in value.items()}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return {}

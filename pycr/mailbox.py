@@ -91,9 +91,10 @@ class Mailbox:
                 except (ValueError, RecursionError):
                     continue
                 found.append(value)
-            elif line.strip():
-                do, *words = line.decode(errors="replace").split()
-                found.append({"do": do, "words": words})
+            else:
+                words = line.decode(errors="replace").split()
+                if words:
+                    found.append({"do": words[0], "words": words[1:]})
         return found
 
     def next(self, milliseconds: int | None) -> dict[str, Any] | None:

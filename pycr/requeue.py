@@ -13,7 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr import image
+from pycr.errors import DirectoryError
 from pycr.slurm import BATCH
+
+MAX_LINE = 4095  # bytes, of which the plugin reads no more
 
 
 def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
@@ -21,14 +24,17 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
     that says so. image_dir: where it looks. Raises DirectoryError."""
     step_dir = image_dir / image.step_name(job_id, BATCH)
     path = step_dir / image.REQUEUE
+    line = os.fsencode(generation) + b"\n"
+    if _parse(line) != generation:
+        raise DirectoryError(f"{generation!r:.200}: the requeue file cannot hold such a path")
     temporary = step_dir / f"{image.REQUEUE}.{os.getpid()}"
     try:
         step_dir.mkdir(0o700, parents=True, exist_ok=True)
         os.close(image.open_owned(step_dir))
         with suppress(FileNotFoundError):
             temporary.unlink()
-        with os.fdopen(image.create(temporary), "w") as file:
-            file.write(f"{generation}\n")
+        with os.fdopen(image.create(temporary), "wb") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
@@ -42,6 +48,14 @@ def read_requeue(image_dir: Path, job_id: int) -> Path | None:
     """Return the generation from which a job will be started again, None where there is none."""
     path = image_dir / image.step_name(job_id, BATCH) / image.REQUEUE
     try:
-        return Path(path.read_text().rstrip("\n"))
-    except (OSError, ValueError):
+        with os.fdopen(os.open(path, image.FILE_FLAGS), "rb") as file:
+            return _parse(file.read(MAX_LINE))
+    except OSError:
         return None
+
+
+def _parse(line: bytes) -> Path | None:
+    """Return the path in it, None where the plugin will take it for damaged."""
+    if not line.startswith(b"/") or line.find(b"\n") != len(line) - 1 or b"\0" in line:
+        return None
+    return Path(os.fsdecode(line[:-1])) if len(line) <= MAX_LINE else None

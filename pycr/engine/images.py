@@ -27,18 +27,24 @@ def pipe_data(dir_fd: int, inode: int) -> bytes:
 
     Behind each pipe_data_entry are its data. Raises OSError; ValueError for what is no such file.
     """
-    descriptor = os.open(PIPES_DATA, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(PIPES_DATA, flags, dir_fd=dir_fd)
     with os.fdopen(descriptor, "rb") as file:
         file.seek(MAGIC)
         while True:
             head = file.read(4)
             if len(head) < 4:
                 return b""
-            fields = rpc.decode(file.read(int.from_bytes(head, sys.byteorder)))
+            length = int.from_bytes(head, sys.byteorder)
+            if length > rpc.MAX_MESSAGE:
+                raise ValueError(f"{PIPES_DATA}: damaged")
+            fields = rpc.decode(file.read(length))
             size = fields.get(2, [0])[0]
             if not isinstance(size, int) or size > MAX_PIPE:
                 raise ValueError(f"{PIPES_DATA}: damaged")
             data = file.read(size)
+            if len(data) < size:
+                raise ValueError(f"{PIPES_DATA}: cut off")
             if fields.get(1) == [inode]:
                 return data
 

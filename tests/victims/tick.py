@@ -5,7 +5,7 @@
 The size of `beat.RANK` is I, so that others see it live without a file being open. At its end it
 writes its longest pause as "pause RANK START END" (seconds, CLOCK_MONOTONIC) to stdout, then ends
 with STATUS, or of the signal SIG<STATUS>; rank 0 alone, the others with 0.
-usage: tick.py [STATUS [MIB]]       MIB: of memory to hold
+usage: tick.py [STATUS [MIB]]       MIB: of memory to hold; TICK in the environment: other seconds
 """
 
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 rank = int(os.environ["SLURM_PROCID"])
 status = sys.argv[1] if len(sys.argv) > 1 else "0"
 ballast = bytearray(b"\1") * (int(sys.argv[2]) << 20 if len(sys.argv) > 2 else 0)
+pause = float(os.environ.get("TICK", "0.01"))
 beat = f"beat.{rank}"
 Path(beat).touch()
 stop = Path("stop")
@@ -29,7 +30,7 @@ while not stop.exists():
     os.write(2, line)
     number += 1
     os.truncate(beat, number)
-    time.sleep(0.01)
+    time.sleep(pause)
     now = time.monotonic()
     if now - last > longest[1] - longest[0]:
         longest = (last, now)
