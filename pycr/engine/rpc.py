@@ -77,6 +77,8 @@ def decode(message: bytes) -> dict[int, list[Value]]:
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
+                if value >> 64:
+                    raise ValueError("a number of more than 64 bits")
                 return value
 
     while at < len(message):
