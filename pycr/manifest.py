@@ -19,6 +19,7 @@ from pycr.slurm import geometry_from
 FORMAT = 3
 LONG = 1e12  # seconds: no time in a manifest is as long
 MAX_TASKS = 1 << 20
+MAX_PID = 1 << 22
 _STEP = re.compile(r"[0-9]{1,10}\.[0-9]{1,10}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 
@@ -119,8 +120,9 @@ class Manifest(NamedTuple):
             raise ValueError(f"{len(self.tasks)} tasks")
         if not all(isinstance(word, str) for word in self.command):
             raise ValueError("command")
-        if not all(isinstance(host, dict) for host in self.hosts.values()):
-            raise ValueError("hosts")
+        for facts in (self.versions, *self.hosts.values()):
+            if not isinstance(facts, dict) or not all(type(v) is str for v in facts.values()):
+                raise ValueError("hosts or versions")
         geometry_from(self.geometry)
         if self.batch:
             check_batch(self.batch)
@@ -147,7 +149,11 @@ class Manifest(NamedTuple):
                     raise ValueError(f"task {task.task_id}: environment")
             if not all(isinstance(word, str) for word in task.args):
                 raise ValueError(f"task {task.task_id}: args")
-            if not all(isinstance(pid, int) and 0 < pid < 1 << 22 for pid in task.pids):
+            if not (
+                task.pids
+                and task.max_pid < MAX_PID
+                and all(type(pid) is int and 0 < pid <= task.max_pid for pid in task.pids)
+            ):
                 raise ValueError(f"task {task.task_id}: pids")
 
 

@@ -178,6 +178,12 @@ WRONG = {
     "pid 0": put("tasks", 0, "pids", [0]),
     "pid -1": put("tasks", 0, "pids", [-1]),
     "pid huge": put("tasks", 0, "pids", [1 << 22]),
+    "pid true": put("tasks", 0, "pids", [True]),
+    "no pids": put("tasks", 0, "pids", []),
+    "pid over the highest": put("tasks", 0, "pids", [102]),
+    "highest pid huge": put("tasks", 0, "max_pid", 1 << 22),
+    "host fact number": put("hosts", "n0", "kernel", 6.18),
+    "version list": put("versions", "pycr", []),
     "pid text": put("tasks", 0, "pids", ["1"]),
 }
 
