@@ -19,7 +19,6 @@ from pathlib import Path
 from pycr import image
 from pycr.manifest import seal, unseal
 
-
 _STREAMS = {"1": 1, "2": 2}
 
 

@@ -146,9 +146,10 @@ def geometry_from(value: dict[str, Any]) -> Geometry:
         made = Geometry(**value)
     except TypeError as error:
         raise ValueError(f"geometry: {error}") from error
-    for name, value in made._asdict().items():
-        kind = type(getattr(_SAMPLE, name))
-        if type(value) is not kind or (kind is int and not 0 <= value < 1 << 31):
+    for name, sample in _SAMPLE._asdict().items():
+        kind: type = type(sample)
+        found: Any = getattr(made, name)
+        if type(found) is not kind or (kind is int and not 0 <= found < 1 << 31):
             raise ValueError(f"geometry: {name}")
     return made
 
