@@ -147,9 +147,8 @@ def geometry_from(value: dict[str, Any]) -> Geometry:
     except TypeError as error:
         raise ValueError(f"geometry: {error}") from error
     for name, sample in _SAMPLE._asdict().items():
-        kind: type = type(sample)
         found: Any = getattr(made, name)
-        if type(found) is not kind or (kind is int and not 0 <= found < 1 << 31):
+        if type(found) is not type(sample) or (type(found) is int and not 0 <= found < 1 << 31):
             raise ValueError(f"geometry: {name}")
     return made
 
