@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What must not be left on any node when a round is over, and what is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.faults.processes import KINDS, Processes, state
+
+OURS = ("coordinator", "helper", "criu", "helper srun", "pod", "pod's parent")
+
+
+def mounts(processes: Processes, node: str) -> set[str]:
+    """Return the mounts of a node: file system and mount point of each."""
+    lines = Path(f"/proc/{processes.pid(node)}/mountinfo").read_text().splitlines()
+    return {f"{line.split()[4]} ({line.partition(' - ')[2].split()[0]})" for line in lines}
+
+
+def on_nodes(processes: Processes, nodes: list[str], before: dict[str, set[str]]) -> list[str]:
+    """Return what there is that should not be. before: mounts() of each node at the beginning."""
+    found = [
+        f"process {process} ({state(process.pid)})"
+        for process in processes.all()
+        if process.users or any(KINDS[kind](process) for kind in OURS)
+    ]
+    for node in nodes:
+        pid = processes.pid(node)
+        for path in Path(f"/proc/{pid}/root/tmp").glob("srun_cr.*"):
+            found.append(f"{node}: socket directory {path.name}")
+        for name in re.findall(r"@pycr-\S*", Path(f"/proc/{pid}/net/unix").read_text()):
+            found.append(f"{node}: socket {name}")
+        for mount in sorted(mounts(processes, node) - before.get(node, set())):
+            found.append(f"{node}: mount {mount}")
+    return found
+
+
+def beside_images(images: Path) -> list[str]:
+    """Return the remains in an image directory that the next checkpoint would have to remove."""
+    return sorted(
+        str(path.relative_to(images))
+        for path in images.glob("*/.*")
+        if path.name.startswith((".new-", ".restart-"))
+    )

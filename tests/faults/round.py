@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One round: a victim, a checkpoint of it, a fault; and what must be true afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.faults import left
+from tests.faults.faults import EITHER, ENDS, FAULTS, ON
+from tests.faults.plan import NODES, Plan
+from tests.faults.scene import Scene
+from tests.faults.victims import KINDS, Victim, Wrong, read_lives
+from tests.login import Login, until
+
+GRACE = 30  # seconds of silence beyond --max-wait that a helper bears (docs/reliability.md)
+SLACK = 6.0  # seconds that a busy machine may take for anything
+LIMITS = {"time_limit": 70.0, "node_gone": 90.0}  # seconds that Slurm takes to end such a victim
+
+
+class Result(NamedTuple):
+    """What came of a round. problems: the promises that were not kept."""
+
+    hit: str
+    status: int | None
+    words: str
+    made: bool
+    ran_on: bool
+    restarted: bool
+    left: list[str]
+    notes: list[str]
+    problems: list[str]
+    seconds: float
+
+
+class Round:
+    """One, run once."""
+
+    def __init__(self, cluster: Any, plan: Plan) -> None:
+        self.cluster, self.plan, self.fault = cluster, plan, FAULTS[plan.fault]
+        self.login = _login(cluster, f"faults-{plan.seed}-{plan.number}-{time.monotonic_ns()}")
+        self.victim: Victim = KINDS[plan.victim](self.login, plan.shape)
+        self.scene = Scene(cluster, self.victim, plan.dice())
+        self.scene.max_wait = self.fault.max_wait
+        self.windows: dict[str, tuple[list[int], list[int]]] = {}
+        self.problems: list[str] = []
+        self.hit = self.words = ""
+        self.status: int | None = None
+        self.made = self.ran_on = self.restarted = False
+
+    def run(self, keep: Path) -> Result:
+        """Run it; what there is to look at after a failure is kept in a directory."""
+        began = time.monotonic()
+        remains: list[str] = []
+        scene = self.scene
+        mounts = {node: left.mounts(scene.processes, node) for node in NODES}
+        try:
+            if self.fault.prepare is not None:
+                self.fault.prepare(scene)
+            else:
+                self.login.run("mkdir", "-m", "700", "images")
+            self.victim.start()
+            self.attempt_undisturbed()
+            self.attempt_with_fault()
+            self.aftermath()
+            self.restart()
+            remains = self.left(mounts, but_mounts=self.fault.prepare is not None)
+        except (Wrong, AssertionError, RuntimeError, subprocess.TimeoutExpired) as error:
+            self.problems.append(f"{type(error).__name__}: {error}")
+            remains = [str(p) for p in scene.processes.all() if p.users]
+        finally:
+            if self.problems:
+                self.keep(keep)
+            scene.put_right()
+            self.login.cancel_all()
+            scene.clear_up()
+        remains += [each for each in self.left(mounts) if each not in remains]
+        shutil.rmtree(self.login.place, ignore_errors=True)
+        self.problems += [f"left: {each}" for each in remains]
+        return Result(
+            self.hit,
+            self.status,
+            self.words,
+            self.made,
+            self.ran_on,
+            self.restarted,
+            remains,
+            scene.notes,
+            self.problems,
+            time.monotonic() - began,
+        )
+
+    def generations(self) -> list[str]:
+        """Return the victim's generations, the oldest first."""
+        name = self.victim.name if "." in self.victim.name else f"{self.victim.name}.batch"
+        images = self.scene.host("n0", f"{self.scene.images}/{name}")
+        return sorted(path.parent.name for path in images.glob("[0-9]*/manifest.json"))
+
+    def words_for(self, verb: str, max_wait: int) -> list[str]:
+        victim = self.victim
+        return [
+            *("pycr", verb, victim.name),
+            *("--image-dir", self.scene.images, "--max-wait", str(max_wait)),
+        ]
+
+    def attempt_undisturbed(self) -> None:
+        """Make a checkpoint that must succeed."""
+        lower, before = self.victim.beats(), self.generations()
+        began = time.monotonic()
+        done = self.login.run(*self.words_for("create", 30))
+        self.usual = time.monotonic() - began
+        if done.returncode:
+            raise Wrong(f"a checkpoint without a fault: {done.returncode}: {done.stderr}")
+        (new,) = set(self.generations()) - set(before)
+        self.windows[new] = (lower, self.victim.beats())
+        remains = left.beside_images(self.scene.host("n0", self.scene.images))
+        if remains:
+            raise Wrong(f"a checkpoint has not swept away {remains}")
+
+    def attempt_with_fault(self) -> None:
+        """Make a checkpoint, have the fault come, and judge what pycr says of it."""
+        scene, plan = self.scene, self.plan
+        lower, before = self.victim.beats(), self.generations()
+        delay = (1.25 * plan.moment - 0.15) * self.usual
+        if delay < 0 and not self.fault.target:
+            self.hit = self.fault.inject(scene)
+            scene.wait(-delay)
+        scene.pycr = self.login.popen(*self.words_for(plan.verb, self.fault.max_wait))
+        if self.fault.target:
+            scene.processes.await_kind(self.fault.target, scene.under_way)
+            scene.wait(plan.moment * self.fault.span)
+        elif delay >= 0:
+            scene.wait(delay)
+        if not self.hit:
+            self.hit = self.fault.inject(scene)
+        self.status, self.words = self._await(scene.pycr, self.fault.max_wait)
+        if scene.second is not None:
+            self.judge_second(*self._await(scene.second, 6))
+        scene.put_right()
+        new = sorted(set(self.generations()) - set(before))
+        self.made = bool(new)
+        for each in new:
+            self.windows[each] = (lower, self.victim.beats())
+        self.judge(self.status, self.words, new, removed="removed" in self.hit)
+
+    def _await(self, process: subprocess.Popen[str], max_wait: int) -> tuple[int, str]:
+        try:
+            out, err = process.communicate(timeout=max_wait + SLACK)
+        except subprocess.TimeoutExpired:
+            self.problems.append(f"pycr has not ended {SLACK:.0f} s after --max-wait")
+            for found in self.scene.processes.find("coordinator"):
+                os.kill(found.pid, signal.SIGKILL)
+            out, err = process.communicate(timeout=30)
+        self.out = out
+        return process.returncode, err
+
+    def judge(self, status: int, words: str, new: list[str], removed: bool = False) -> None:
+        """See that pycr's exit status and words fit what there is."""
+        lines = [line for line in words.splitlines() if not line.startswith("pycr: warning: ")]
+        if status == 0 and len(new) != 1 and not (self.scene.second and len(new) == 2):
+            if not removed:
+                self.problems.append(f"pycr ended with 0 and made {new}")
+        elif status not in (0, -signal.SIGKILL):
+            if new and "checkpointed" not in words and not self.scene.second:
+                self.problems.append(f"pycr ended with {status} and made {new}: {words}")
+            if len(lines) != 1 or not lines[0].startswith("pycr: ") or "fault of" in words:
+                self.problems.append(f"pycr ended with {status} and said {words!r}")
+        if self.scene.second is None and len(new) > 1:
+            self.problems.append(f"one checkpoint has made {new}")
+
+    def judge_second(self, status: int, words: str) -> None:
+        """Of two checkpoints at once one is made, or both, one after the other."""
+        self.scene.note(f"the second ended with {status}")
+        if status not in (0, 13) and not (self.plan.verb == "vacate" and status in (5, 9, 14)):
+            self.problems.append(f"the second pycr ended with {status}: {words}")
+        if self.status and status:
+            self.problems.append(f"neither of two checkpoints was made: {self.words}; {words}")
+
+    def expected(self) -> str:
+        """Return what must become of the victim."""
+        then = self.fault.then if self.hit else ON
+        if then == ENDS:
+            return ENDS
+        if self.plan.verb == "vacate" and self.made:
+            sure = self.status == 0 and self.scene.second is None
+            return ENDS if sure else EITHER
+        return then
+
+    def aftermath(self) -> None:
+        """See that the victim runs on, is checkpointed again, and comes to its end; or has ended."""
+        wanted, victim = self.expected(), self.victim
+        beats = victim.beats()
+        patience = SLACK + (self.fault.max_wait + GRACE if self.fault.silent else 0)
+        if wanted == ENDS:
+            self.until_over(LIMITS.get(self.plan.fault, 25.0))
+        elif wanted == EITHER:
+            until("it to go on or end", lambda: victim.works_since(beats) or victim.over(), 25)
+            self.ran_on = not victim.over()
+            if self.ran_on and self.plan.fault in ("srun_kill", "srun_cr_kill"):
+                beats = victim.beats()
+                until("it to settle", lambda: victim.works_since([b + 50 for b in beats])
+                      or victim.over(), 25)
+                self.ran_on = not victim.over()
+        else:
+            until("the victim to go on", lambda: victim.works_since(beats), patience)
+            self.ran_on = True
+        if self.ran_on:
+            self.attempt_undisturbed()
+            victim.stop()
+            status = victim.end(30)
+            if status != 7 and self.plan.fault not in ("srun_kill", "srun_cr_kill"):
+                raise Wrong(f"the victim ended with {status}: {victim.tail()}")
+        else:
+            victim.stop()
+            victim.end(30)
+        self.proof(self.ran_on)
+
+    def until_over(self, seconds: float) -> None:
+        """Wait for the victim's end; where Slurm takes its time, make checkpoints meanwhile."""
+        give_up = time.monotonic() + seconds
+        while not self.victim.over():
+            if time.monotonic() > give_up:
+                raise Wrong(f"the victim has not ended in {seconds:.0f} s")
+            if self.plan.fault == "time_limit":
+                lower, before = self.victim.beats(), self.generations()
+                done = self.login.run(*self.words_for("create", 6))
+                new = sorted(set(self.generations()) - set(before))
+                self.judge(done.returncode, done.stderr, new)
+                for each in new:
+                    self.windows[each] = (lower, self.victim.beats())
+            time.sleep(0.1)
+
+    def proof(self, whole: bool) -> None:
+        """Hold what the victim has written against the truth. whole: it came to its end."""
+        victim = self.victim
+        lives = list(read_lives(victim.text()))
+        if len(lives) > victim.lives:
+            raise Wrong(f"{len(lives)} lives were seen of {victim.lives}: it has repeated itself")
+        for task, text in enumerate(victim.files()):
+            own = list(read_lives(text))
+            if len(own) > victim.lives:
+                raise Wrong(f"task {task} has repeated itself in its file")
+            if whole and str(task) not in own[-1].ended:
+                raise Wrong(f"task {task} has not come to its end")
+        if whole:
+            pause = max(list(read_lives(text))[-1].pause for text in victim.files())
+            self.scene.note(f"longest stop {pause:.2f} s")
+            limit = self.fault.max_wait + 2 + (GRACE if self.fault.silent else 0)
+            if pause > limit and self.plan.fault != "dir_hung":
+                raise Wrong(f"its longest stop was {pause:.1f} s")
+
+    def restart(self) -> None:
+        """See that the newest generation restarts to the right answer."""
+        found = self.generations()
+        if not found:
+            if "removed" not in self.hit:
+                raise Wrong("no generation is left")
+            return
+        newest = max(found, key=int)
+        before = self.victim.text()
+        status, said = self.victim.restart()
+        if status != 7:
+            raise Wrong(f"the restart from {newest} ended with {status}: {said[-400:]}")
+        lives = list(read_lives(f"{before}{said}" if said not in before else before))
+        if len(lives) > self.victim.lives + 1:
+            raise Wrong(f"the restart has repeated itself: {len(lives)} lives")
+        # On its own: every line it wrote is one of its only life.
+        self.check_life(said, newest, before)
+        for task, text in enumerate(self.victim.files()):
+            if str(task) not in list(read_lives(text))[-1].ended:
+                raise Wrong(f"the restarted task {task} has not come to its end in its file")
+        self.restarted = True
+
+    def check_life(self, said: str, newest: str, before: str) -> None:
+        """See that a restarted life begins where its checkpoint was, and comes to its end."""
+        first: dict[str, int] = {}
+        ended = set(re.findall(r"^(\d+) end ", said, re.M))
+        for writer, number in re.findall(r"^(\d+|S) (\d+)\b", said, re.M):
+            first.setdefault(writer, int(number))
+        if set(first) - {"S"} != self.victim.writers - {"S"} or ended != self.victim.writers - {"S"}:
+            raise Wrong(f"of {sorted(self.victim.writers)} the restart heard {sorted(first)}"
+                        f" and the ends of {sorted(ended)}")
+        lower, upper = self.windows[newest]
+        for task, (low, high) in enumerate(zip(lower, upper)):
+            if not low + 1 <= first[str(task)] <= high + 2:
+                raise Wrong(
+                    f"task {task} was restarted at {first[str(task)]}, but its checkpoint"
+                    f" {newest} was made from {low} to {high}"
+                )
+
+    def left(self, mounts: dict[str, set[str]], but_mounts: bool = False) -> list[str]:
+        """Return what is left on the nodes, when it had time to go."""
+        found: list[str] = []
+
+        def clean() -> bool:
+            found[:] = left.on_nodes(self.scene.processes, list(NODES), mounts)
+            if but_mounts:
+                found[:] = [each for each in found if "/srv/faults" not in each]
+            found.extend(f"step {step}" for step in self.login.steps())
+            found.extend(f"job {job}" for job in self.login.jobs())
+            return not found
+
+        try:
+            until("nothing to be left", clean, 12)
+        except AssertionError:
+            return list(found)
+        return []
+
+    def keep(self, directory: Path) -> None:
+        """Keep what there is to look at."""
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        for path in self.login.place.iterdir():
+            if path.is_file():
+                shutil.copy(path, directory)
+        for name, text in self.cluster.logs().items():
+            (directory / name.replace("/", "-")).write_text(text)
+        images = self.scene.host("n0", self.scene.images)
+        listing = subprocess.run(["ls", "-laR", images], capture_output=True, text=True).stdout
+        (directory / "images").write_text(listing)
+        processes = "\n".join(map(str, self.scene.processes.all()))
+        (directory / "processes").write_text(processes)
+
+
+def _login(cluster: Any, name: str) -> Login:
+    """Make alice a directory of her own."""
+    place = cluster.shared / "tests" / name
+    place.parent.mkdir(mode=0o777, exist_ok=True)
+    place.parent.chmod(0o1777)
+    place.mkdir(mode=0o700)
+    user_id = int(cluster.node("n0").run(["id", "-u", "alice"]).stdout)
+    os.chown(place, user_id, user_id)
+    return Login(cluster, "alice", "n0", place)

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Victim: every 10 ms a round, which checks itself and leaves "RANK I CHAIN" on stdout and, behind
+it, in the file `file.RANK`, held open for appending; until there is a file `stop`.
+
+CHAIN is a CRC over all lines so far, kept in memory. A round also checks and rewrites a block of
+MIB of memory, whose content says in which round it was written, and has a child send the number
+back over a pipe. At its end it checks all of its memory and writes "RANK end I PAUSE" to both, PAUSE
+being its longest stop in seconds; rank 0 ends with 7, the others with 0. What is wrong is said as
+"RANK fail WHAT", and the status is 1.
+usage: proof.py [MIB]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import zlib
+from typing import NoReturn
+
+BLOCK = 4096
+LAST_ROUNDS = 5
+
+
+def link(chain: int, rank: int, number: int) -> int:
+    """Return the chain's next value."""
+    return zlib.crc32(b"%d %d" % (rank, number), chain)
+
+
+def block(number: int) -> bytes:
+    """Return what a round leaves in its block of memory."""
+    return number.to_bytes(8, "big", signed=True) * (BLOCK // 8)
+
+
+def fail(rank: int, what: str) -> NoReturn:
+    os.write(1, f"{rank} fail {what}\n".encode())
+    os._exit(1)
+
+
+def child() -> tuple[int, int]:
+    """Start a process that sends back what it is sent; return where to write and to read."""
+    there, back = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        os.close(there[1])
+        os.close(back[0])
+        while data := os.read(there[0], 8):
+            os.write(back[1], data)
+        os._exit(0)
+    os.close(there[0])
+    os.close(back[1])
+    return there[1], back[0]
+
+
+def main(rank: int, blocks: int) -> int:
+    """Work until there is a file `stop`."""
+    memory = bytearray().join(block(number - blocks) for number in range(blocks))
+    write, read = child()
+    file = os.open(f"file.{rank}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    number = chain = 0
+    pause = 0.0
+    left = LAST_ROUNDS
+    last = time.monotonic()
+    while left:
+        at = number % blocks * BLOCK
+        if memory[at : at + BLOCK] != block(number - blocks):
+            fail(rank, f"round {number}: block {number % blocks} of the memory is another")
+        memory[at : at + BLOCK] = block(number)
+        os.write(write, number.to_bytes(8, "big"))
+        if int.from_bytes(os.read(read, 8), "big") != number:
+            fail(rank, f"round {number}: the child sent back another number")
+        chain = link(chain, rank, number)
+        line = b"%d %d %08x\n" % (rank, number, chain)
+        os.write(1, line)
+        os.write(file, line)
+        number += 1
+        if os.path.exists("stop"):
+            left -= 1
+        time.sleep(0.01)
+        now = time.monotonic()
+        pause, last = max(pause, now - last), now
+    for each in range(max(0, number - blocks), number):
+        at = each % blocks * BLOCK
+        if memory[at : at + BLOCK] != block(each):
+            fail(rank, f"at the end: block {each % blocks} of the memory is another")
+    for each in (1, file):
+        os.write(each, b"%d end %d %.3f\n" % (rank, number, pause))
+    return 7 if rank == 0 else 0
+
+
+if __name__ == "__main__":
+    mib = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    sys.exit(main(int(os.environ["SLURM_PROCID"]), (mib << 20) // BLOCK))
