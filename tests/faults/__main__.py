@@ -19,8 +19,8 @@ KEPT = CHECKOUT / "build" / "faults"
 HEAD = ("fault", "rounds", "hit", "made", "ran on", "restarted", "left", "wrong")
 
 
-def run(cluster: Any, wanted: plan.Plan) -> Result:
-    """Run one round and print its line."""
+def run(cluster: Any, wanted: plan.Plan, more: str) -> Result:
+    """Run one round and print its line. more: the options that have it drawn again."""
     keep = KEPT / f"{wanted.seed}-{wanted.number}"
     result = Round(cluster, wanted).run(keep)
     words = result.words.strip().replace("\n", " / ")
@@ -36,7 +36,9 @@ def run(cluster: Any, wanted: plan.Plan) -> Result:
     for problem in result.problems:
         print(f"    {problem}")
     if result.problems:
-        print(f"    again: python3 -m tests.faults --seed {wanted.seed} --only {wanted.number}")
+        print(
+            f"    again: python3 -m tests.faults --seed {wanted.seed} --only {wanted.number}{more}"
+        )
         print(f"    kept: {keep}", flush=True)
     return result
 
@@ -72,10 +74,11 @@ def main() -> int:
     names = plan.names(arguments.fault)
     numbers = range(arguments.rounds) if arguments.only is None else [arguments.only]
     cluster = Cluster.up(nodes=len(plan.NODES))
+    more = "".join(f" --fault {name}" for name in arguments.fault)
     results = []
     for number in numbers:
         wanted = plan.draw(arguments.seed, number, names)
-        results.append((wanted, run(cluster, wanted)))
+        results.append((wanted, run(cluster, wanted, more)))
     print(table(results))
     if arguments.json:
         rows = [{**each._asdict(), **result._asdict()} for each, result in results]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.faults import places
+from tests.faults.processes import step_of
 from tests.faults.scene import Scene
 from tests.login import until
 
@@ -39,11 +40,23 @@ class Fault(NamedTuple):
     one_node: bool = False
     short: bool = True
     max_wait: int = 6
+    loses_step: bool = False  # the victim's step may end; a batch script runs on without it
     silent: bool = False  # helpers may learn of it only by silence: max_wait and 30 s
 
 
 def _to(kind: str, number: signal.Signals) -> Callable[[Scene], str]:
     return lambda scene: scene.strike(scene.processes.find(kind), number)
+
+
+def criu_killed(scene: Scene) -> str:
+    """Whichever criu is next seen, a little later, so that all its phases are met."""
+    while scene.under_way():
+        scene.processes.await_kind("criu", scene.under_way)
+        scene.wait(scene.dice.uniform(0, 0.05))
+        said = scene.strike(scene.processes.find("criu"), signal.SIGKILL)
+        if said:
+            return said
+    return ""
 
 
 def _restart_daemon(scene: Scene, node: str, name: str) -> None:
@@ -83,21 +96,22 @@ def slurmctld_hung(scene: Scene) -> str:
 
 
 def slurmstepd_killed(scene: Scene) -> str:
-    steps = scene.steps()
-    found = [p for step in steps for p in scene.processes.step_daemons(step)]
-    return scene.strike(found, signal.SIGKILL)
+    """Slurm does not tell the step's srun: it is there until the user cancels the job."""
+    job = scene.victim.name.partition(".")[0]
+    scene.later(lambda: scene.user("scancel", job))
+    return scene.strike(scene.processes.step_daemons(scene.victim.step), signal.SIGKILL)
 
 
 def helpers_slurmstepd_killed(scene: Scene) -> str:
-    own = {scene.victim.name, f"{scene.victim.name}.batch", *scene.steps()}
+    own = {scene.victim.step}
     helpers = {p.node for p in scene.processes.find("helper")}
     job = scene.victim.name.partition(".")[0]
     found = [
         p
         for p in scene.processes.find("slurmstepd")
         if p.node in helpers
-        and any(w.startswith(f"[{job}.") and w.strip("[]") not in own for w in p.words)
-        and not any("extern" in w for w in p.words)
+        and step_of(p).startswith(f"{job}.")
+        and step_of(p) not in {*own, f"{job}.batch", f"{job}.extern"}
     ]
     return scene.strike(found, signal.SIGKILL)
 
@@ -110,9 +124,8 @@ def all_lost(scene: Scene) -> str:
 
 
 def step_cancelled(scene: Scene) -> str:
-    name = (scene.steps() or [scene.victim.name])[-1]
-    scene.user("scancel", name)
-    return f"scancel {name}"
+    scene.user("scancel", scene.victim.step)
+    return f"scancel {scene.victim.step}"
 
 
 def job_cancelled(scene: Scene) -> str:
@@ -157,13 +170,15 @@ FAULTS: dict[str, Fault] = {
     "none": Fault(lambda scene: "nothing"),
     "helper_kill": Fault(_to("helper", KILL), target="helper", span=0.5),
     "helper_term": Fault(_to("helper", TERM), target="helper", span=0.5),
-    "criu_kill": Fault(_to("criu", KILL), target="criu", span=0.08),
+    "criu_kill": Fault(criu_killed, target="helper", span=0.3),
     "coordinator_kill": Fault(_to("coordinator", KILL)),
     "coordinator_term": Fault(_to("coordinator", TERM)),
     "coordinator_int": Fault(_to("coordinator", INT)),
     "helper_srun_kill": Fault(_to("helper srun", KILL), target="helper srun", span=0.5),
-    "srun_cr_kill": Fault(_to("srun_cr", KILL), then=EITHER),
-    "srun_kill": Fault(_to("srun", KILL), then=EITHER),
+    "srun_cr_kill": Fault(
+        _to("srun_cr", KILL), then=EITHER, victims=("step", "batch"), loses_step=True
+    ),
+    "srun_kill": Fault(_to("srun", KILL), then=EITHER, loses_step=True),
     "slurmd_kill": Fault(slurmd_killed),
     "slurmctld_kill": Fault(slurmctld_killed, max_wait=10),
     "slurmctld_hung": Fault(slurmctld_hung, max_wait=10),
@@ -171,7 +186,7 @@ FAULTS: dict[str, Fault] = {
     "helper_slurmstepd_kill": Fault(helpers_slurmstepd_killed, target="helper", span=0.4),
     "pod_kill": Fault(_to("pod", KILL), then=ENDS, victims=("restored",)),
     "pod_parent_kill": Fault(_to("pod's parent", KILL), then=ENDS, victims=("restored",)),
-    "step_cancelled": Fault(step_cancelled, then=ENDS),
+    "step_cancelled": Fault(step_cancelled, then=ENDS, loses_step=True),
     "job_cancelled": Fault(job_cancelled, then=ENDS),
     "second_checkpoint": Fault(second_checkpoint),
     "dir_full": Fault(places.fill, prepare=places.small, one_node=True, victims=STEPS),
@@ -180,7 +195,7 @@ FAULTS: dict[str, Fault] = {
     "dir_hung": Fault(
         places.freeze, prepare=places.disk, one_node=True, victims=STEPS, short=False
     ),
-    "all_lost": Fault(all_lost, target="helper", span=0.5, silent=True, short=False, max_wait=3),
+    "all_lost": Fault(all_lost, target="criu", span=0.25, silent=True, short=False, max_wait=3),
     "node_gone": Fault(node_gone, then=ENDS, short=False),
     "time_limit": Fault(time_limit, then=ENDS, short=False),
     "clock_stepped": Fault(clock_stepped, short=False),

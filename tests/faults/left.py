@@ -26,13 +26,20 @@ def on_nodes(processes: Processes, nodes: list[str], before: dict[str, set[str]]
     ]
     for node in nodes:
         pid = processes.pid(node)
-        for path in Path(f"/proc/{pid}/root/tmp").glob("srun_cr.*"):
-            found.append(f"{node}: socket directory {path.name}")
         for name in re.findall(r"@pycr-\S*", Path(f"/proc/{pid}/net/unix").read_text()):
             found.append(f"{node}: socket {name}")
         for mount in sorted(mounts(processes, node) - before.get(node, set())):
             found.append(f"{node}: mount {mount}")
     return found
+
+
+def old_sockets(processes: Processes, nodes: list[str]) -> list[Path]:
+    """Return the directories that a killed srun_cr has left; the user's next one removes them."""
+    return [
+        path
+        for node in nodes
+        for path in Path(f"/proc/{processes.pid(node)}/root/tmp").glob("srun_cr.*")
+    ]
 
 
 def beside_images(images: Path) -> list[str]:

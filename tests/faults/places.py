@@ -17,7 +17,7 @@ from tests.faults.scene import Scene
 
 NODE = "n0"
 PLACE = "/srv/faults"
-SIZE = 256  # MiB: room for a few generations of any victim
+SIZE = 200  # MiB: room for a few generations of any victim
 OWNER = USERS["alice"]
 
 
@@ -26,6 +26,7 @@ def _use(scene: Scene) -> None:
     images = f"{PLACE}/images"
     scene.root(NODE, "install", "-d", "-o", "alice", "-m", "700", images)
     scene.images = scene.victim.images = images
+    scene.victim.only_n0 = True
 
 
 def small(scene: Scene) -> None:
@@ -87,9 +88,7 @@ def remove(scene: Scene) -> str:
     """Remove all that is in the image directory, and itself."""
     images = scene.host(NODE, scene.images)
     shutil.rmtree(images, ignore_errors=True)
-    scene.later(
-        lambda: scene.root(NODE, "install", "-d", "-o", "alice", "-m", "700", scene.images)
-    )
+    scene.later(lambda: scene.root(NODE, "install", "-d", "-o", "alice", "-m", "700", scene.images))
     return "the image directory is removed"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What each round is: drawn from the seed and its number alone, so that any one can be run again."""
+"""What each round is: drawn from the seed and its number alone, so that any can be run again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def draw(seed: int, number: int, names: Sequence[str]) -> Plan:
     nodes = tuple(sorted(dice.sample(NODES[1:] if name == "node_gone" else NODES, count)))
     if fault.one_node:
         nodes = NODES[:1]
-        tasks = min(tasks, 2)
+        tasks, mib = min(tasks, 2), min(mib, 8)  # places.SIZE has to do
     return Plan(seed, number, name, victim, verb, moment, Shape(tasks, nodes, mib))
 
 

@@ -19,6 +19,9 @@ from tests.cluster.slurmconf import USERS
 from tests.cluster.state import State
 
 
+YOUNG = 0.3  # seconds in which a new process may become another program
+
+
 class Process(NamedTuple):
     """One process; `words` is its command line."""
 
@@ -37,7 +40,7 @@ class Process(NamedTuple):
         return f"{self.comm} {self.pid} on {self.node} ({' '.join(self.words)[:60]})"
 
 
-def _step_daemon(process: Process) -> str:
+def step_of(process: Process) -> str:
     """Return which step a slurmstepd is for, as "[12.0]" without the brackets, or ""."""
     line = " ".join(process.words)
     return line.partition("[")[2].partition("]")[0] if line.startswith("slurmstepd:") else ""
@@ -73,7 +76,7 @@ KINDS: dict[str, Callable[[Process], bool]] = {
     "pod's parent": lambda p: p.comm == "pycr-pod",
     "slurmd": lambda p: p.comm == "slurmd" and p.words[0].endswith("slurmd"),
     "slurmctld": lambda p: p.comm == "slurmctld",
-    "slurmstepd": lambda p: bool(_step_daemon(p)),
+    "slurmstepd": lambda p: bool(step_of(p)),
 }
 
 
@@ -99,21 +102,8 @@ class Processes:
         """Return every process there is on a node, but for its PID 1, and zombies."""
         nodes = self._namespaces()
         inits = {self.pid(node) for node in nodes.values()}
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) not in inits:
-                with suppress(OSError, IndexError):
-                    node = nodes.get(os.readlink(f"/proc/{name}/ns/uts"))
-                    if node is None:
-                        continue
-                    entry = Path("/proc", name)
-                    data = (entry / "cmdline").read_bytes()
-                    words = tuple(os.fsdecode(w) for w in data.rstrip(b"\0").split(b"\0"))
-                    comm = (entry / "comm").read_text().strip()
-                    if state(int(name)) in "ZX":
-                        continue
-                    found.append(Process(int(name), node, comm, words, entry.stat().st_uid))
-        return sorted(found)
+        found = (look(pid, nodes) for pid in sorted(set(_pids()) - inits))
+        return [process for process in found if process is not None]
 
     def find(self, kind: str) -> list[Process]:
         """Return the processes of a kind."""
@@ -121,15 +111,44 @@ class Processes:
 
     def step_daemons(self, step: str) -> list[Process]:
         """Return the slurmstepd processes of a step, JOB.STEP or JOB.batch."""
-        return [process for process in self.all() if _step_daemon(process) == step]
+        return [process for process in self.all() if step_of(process) == step]
 
     def await_kind(self, kind: str, go_on: Callable[[], bool]) -> list[Process]:
-        """Wait for processes of a kind to appear, as long as go_on() says so."""
+        """Wait for processes of a kind to appear, as long as go_on() says so.
+
+        A criu lives for 20 ms: only what is new, and may still execute another program, is looked
+        at more than once.
+        """
+        nodes = self._namespaces()
+        seen: dict[int, float] = {}
         while True:
-            found = self.find(kind)
-            if found or not go_on():
-                return found
-            time.sleep(0.001)
+            now = time.monotonic()
+            for pid in _pids():
+                if seen.setdefault(pid, now) > now - YOUNG:
+                    process = look(pid, nodes)
+                    if process is not None and KINDS[kind](process):
+                        return self.find(kind) or [process]
+            if not go_on():
+                return []
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def look(pid: int, nodes: dict[str, str]) -> Process | None:
+    """Return a process that is on one of the nodes (UTS namespace -> name); None for others."""
+    entry = Path("/proc", str(pid))
+    try:
+        node = nodes.get(os.readlink(f"/proc/{pid}/ns/uts"))
+        if node is None or state(pid) in "ZX":
+            return None
+        data = (entry / "cmdline").read_bytes()
+        words = tuple(os.fsdecode(word) for word in data.rstrip(b"\0").split(b"\0"))
+        comm = (entry / "comm").read_text().strip()
+        return Process(pid, node, comm, words, entry.stat().st_uid)
+    except OSError:
+        return None
 
 
 def state(pid: int) -> str:

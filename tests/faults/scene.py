@@ -76,15 +76,6 @@ class Scene:
         hit = kill([self.dice.choice(found)], number) if found else []
         return f"{signal.Signals(number).name} to {hit[0]}" if hit else ""
 
-    def steps(self) -> list[str]:
-        """Return the victim's own steps, as slurmstepd names them."""
-        name = self.victim.name
-        if "." in name:
-            return [name]
-        return sorted(
-            {step for step in self.victim.login.steps() if step.startswith(f"{name}.")}
-        )
-
     def host(self, node: str, path: str) -> Path:
         """Return a path of a node as this machine sees it."""
         return Path(f"/proc/{self.processes.pid(node)}/root{path}")

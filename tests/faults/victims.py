@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from tests.login import Login, until
 from tests.victims.proof import link
+from tests.victims.scripted import SLURM_SAYS
 
 SCRIPT = """#!/bin/bash
-srun --cr {command} &
+srun --cr -K {command} &
 i=0
 while [ ! -e stop ]; do echo "S $i"; i=$((i+1)); sleep 0.05; done
 wait $!
@@ -58,7 +59,7 @@ def read_lives(text: str) -> Iterator[Life]:
     """
     chains: dict[str, dict[int, int]] = {}
     life = Life({}, {}, set(), 0.0)
-    *lines, rest = text.split("\n")
+    *lines, _unfinished = text.split("\n")
     for line in lines:
         match = LINE.fullmatch(line)
         if match is None:
@@ -97,9 +98,12 @@ class Victim:
     def __init__(self, login: Login, shape: Shape) -> None:
         self.login, self.shape = login, shape
         self.images = f"{login.dir}/images"
+        self.script_alone = False  # whether only the script counts, its step being lost
+        self.only_n0 = False  # whether another node would not see them
         self.program = login.victim("proof.py")
         self.process: subprocess.Popen[str] | None = None
         self.name = ""  # what pycr is told: JOB.STEP or JOB
+        self.step = ""  # the step in which proof.py is
         self.lives = 0
 
     @property
@@ -108,13 +112,13 @@ class Victim:
         return {str(task) for task in range(self.shape.tasks)}
 
     def options(self) -> list[str]:
-        """Return where and how large, as srun and sbatch have it."""
+        """Return how large and where, as srun and sbatch have it."""
         nodes = self.shape.nodes
         return [f"-N{len(nodes)}", f"-n{self.shape.tasks}", f"-w{','.join(nodes)}"]
 
     def start(self) -> None:
         """Begin, and wait until every task works."""
-        self._live("srun", "--cr", *self.options(), self.program, str(self.shape.mib))
+        self._live("srun", "--cr", "-K", *self.options(), self.program, str(self.shape.mib))
 
     def _live(self, *command: str) -> None:
         seen = self.beats()
@@ -123,7 +127,8 @@ class Victim:
         with open(self.output(), "w") as out:
             self.process = self.login.popen(*command, stdout=out, stderr=subprocess.STDOUT)
         until("the victim to work", lambda: self.works_since(seen) or self._ended_early(), 30)
-        self.name = until("its step", lambda: sorted(set(self.login.steps()) - before))[0]
+        self.step = until("its step", lambda: sorted(set(self.login.steps()) - before))[0]
+        self.name = self.step
 
     def _ended_early(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
@@ -174,24 +179,25 @@ class Victim:
         """Let it, and what is restarted of it, come to its end."""
         (self.login.place / "stop").touch()
 
-    def end(self, seconds: float) -> int | None:
-        """Wait for its end; return its exit status, None where nothing could say it."""
+    def end(self, seconds: float) -> int:
+        """Wait for its end; return its exit status."""
         assert self.process is not None
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired as error:
             raise Wrong(f"the victim's srun has not ended in {seconds:.0f} s") from error
 
-    def restart(self) -> tuple[int | None, str]:
-        """Restart it from its newest generation, to its end; return its status and its output."""
-        nodes = f"-N{len(self.shape.nodes)}"
-        done = self.login.pycr("restart", "--image-dir", self.images, self.name, nodes, timeout=60)
+    def restart(self, generation: str) -> tuple[int, str]:
+        """Restart it from a generation, to its end; return its status and its output."""
+        where = [f"-N{len(self.shape.nodes)}", *(["-wn0"] if self.only_n0 else [])]
+        done = self.login.pycr("restart", generation, "-K", *where, timeout=60)
         return done.returncode, done.stdout + done.stderr
 
     def text(self) -> str:
         """Return all that its lives have written so far, one after the other."""
         outputs = (self.login.place / f"out.{each + 1}" for each in range(self.lives))
-        return "".join(path.read_text(errors="replace") for path in outputs)
+        text = "".join(path.read_text(errors="replace") for path in outputs)
+        return SLURM_SAYS.sub("", text)  # which a restart takes out of a job's output
 
 
 class Restored(Victim):
@@ -206,11 +212,24 @@ class Restored(Victim):
             raise Wrong(f"the first vacate: {done.stderr}")
         self.end(20)
         nodes = self.options()
-        self._live("pycr", "restart", "--image-dir", self.images, self.name, nodes[0], nodes[2])
+        where = ["--image-dir", self.images, self.name, "-K", nodes[0], nodes[2]]
+        self._live("pycr", "restart", *where)
 
 
 class Batch(Victim):
     """A batch script that writes lines of its own, and proof.py in its step."""
+
+    def works_since(self, beats: list[int]) -> bool:
+        if not self.script_alone:
+            return super().works_since(beats)
+        return self.said() > beats[-1]
+
+    def beats(self) -> list[int]:
+        return [*super().beats(), self.said()] if self.script_alone else super().beats()
+
+    def said(self) -> int:
+        """Return the number that the script has come to."""
+        return max(map(int, re.findall(r"^S (\d+)$", self.text(), re.M)), default=-1)
 
     @property
     def writers(self) -> set[str]:
@@ -227,11 +246,12 @@ class Batch(Victim):
         self.lives = 1
         until("the victim to work", lambda: self.works_since([-1] * self.shape.tasks))
         until("the script to write", lambda: "S " in self.text())
+        self.step = self.login.step()
 
-    def end(self, seconds: float) -> int | None:
+    def end(self, seconds: float) -> int:
         return self._status(self.name, seconds)
 
-    def _status(self, job: str, seconds: float) -> int | None:
+    def _status(self, job: str, seconds: float) -> int:
         def ended() -> str:
             text = self.login.run("scontrol", "-o", "show", "job", job).stdout
             state = re.search(r"JobState=(\w+).* ExitCode=(\d+):", text)
@@ -239,9 +259,9 @@ class Batch(Victim):
 
         return int(until(f"the end of job {job}", ended, seconds))
 
-    def restart(self) -> tuple[int | None, str]:
+    def restart(self, generation: str) -> tuple[int, str]:
         before = len(self.text())
-        done = self.login.pycr("restart", "--image-dir", self.images, self.name)
+        done = self.login.pycr("restart", generation)
         match = re.search(r"Submitted batch job (\d+)", done.stdout)
         if match is None:
             return done.returncode, done.stdout + done.stderr
