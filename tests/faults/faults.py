@@ -51,9 +51,9 @@ def _to(kind: str, number: signal.Signals) -> Callable[[Scene], str]:
 def criu_killed(scene: Scene) -> str:
     """Whichever criu is next seen, a little later, so that all its phases are met."""
     while scene.under_way():
-        scene.processes.await_kind("criu", scene.under_way)
-        scene.wait(scene.dice.uniform(0, 0.05))
-        said = scene.strike(scene.processes.find("criu"), signal.SIGKILL)
+        found = scene.processes.await_kind("criu", scene.under_way)
+        scene.wait(scene.dice.choice((0.0, 0.005, 0.01, 0.02, 0.04)))
+        said = scene.strike(found, signal.SIGKILL)
         if said:
             return said
     return ""

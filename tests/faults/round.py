@@ -73,7 +73,7 @@ class Round:
             self.aftermath()
             self.restart()
             remains = self.left(mounts, but_mounts=self.fault.prepare is not None)
-        except (Wrong, AssertionError, RuntimeError, subprocess.TimeoutExpired) as error:
+        except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
             remains = [str(p) for p in scene.processes.all() if p.users]
         finally:
@@ -312,7 +312,7 @@ class Round:
                 f" and the ends of {sorted(ended)}"
             )
         lower, upper = self.windows[newest]
-        for task, (low, high) in enumerate(zip(lower, upper)):
+        for task, low, high in zip(range(self.plan.shape.tasks), lower, upper):
             if not low + 1 <= first[str(task)] <= high + 2:
                 raise Wrong(
                     f"task {task} was restarted at {first[str(task)]}, but its checkpoint"
