@@ -22,10 +22,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from pycr.engine import rpc
@@ -102,8 +105,8 @@ class Outcome(NamedTuple):
 class Worker:
     """One `criu swrk` process and the socket to it."""
 
-    def __init__(self, path: str, keep: tuple[int, ...] = ()) -> None:
-        """Start it. keep: descriptors it needs beside the socket.
+    def __init__(self, path: str, keep: tuple[int, ...] = (), group: bool = True) -> None:
+        """Start it. keep: descriptors it needs beside the socket. group: in one of its own.
 
         Without XDG_RUNTIME_DIR it probes the kernel anew each time, 6 ms: what it would keep there
         it reads back as a raw struct, and here the user could have written it.
@@ -121,6 +124,7 @@ class Worker:
                 stderr=self._log,
                 env=env,
                 pass_fds=(theirs.fileno(), *keep),
+                start_new_session=group,
             )
         except OSError as error:
             self.socket.close()
@@ -129,9 +133,20 @@ class Worker:
             raise NotSupported(f"couldn't run {path}: {error.strerror}") from error
         finally:
             theirs.close()
+        self._group = group
+        self._end = os.pidfd_open(self.process.pid)
 
     def receive(self) -> rpc.Response | None:
-        """Return the next message, or None where criu has ended."""
+        """Return the next message, or None where criu has ended.
+
+        A criu that was killed while it probed the kernel leaves a child, which sleeps for ever and
+        holds the socket open (fork_and_ptrace_attach() in its cr-check.c): its end is its own.
+        """
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(self._end, select.POLLIN)
+        if [fd for fd, _ in poll.poll()] == [self._end]:
+            return None
         try:
             message = self.socket.recv(rpc.MAX_MESSAGE)
         except OSError:
@@ -162,6 +177,10 @@ class Worker:
         """Let criu end, and return its status."""
         self.socket.close()
         status = self.process.wait()
+        if status < 0 and self._group:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        os.close(self._end)
         os.close(self._log)
         os.close(self.nowhere)
         return status
@@ -276,7 +295,8 @@ def restore(
 
     Raises RestoreFailure, NotSupported, and what the checks raise.
     """
-    worker = Worker(path, keep=tuple(sorted({fd for _, fd in inherit})))
+    # What is restored joins its session and process group (shell_job).
+    worker = Worker(path, keep=tuple(sorted({fd for _, fd in inherit})), group=False)
     trouble: PycrError | None = None
 
     def notified(message: rpc.Response) -> bool:
