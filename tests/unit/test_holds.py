@@ -115,7 +115,7 @@ def test_process_that_is_gone() -> None:
     assert holds.needs(gone) == 0
     assert holds.shared(gone) == {}
     holds.refuse_traced(gone)
-    holds.refuse(gone, lambda: "no")
+    holds.refuse(gone, lambda: "no", 1 << 30)
 
 
 def test_undumpable_process() -> None:
