@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,12 @@ from tests.login import Login
 
 RELEASE = os.environ.get("PYCR_RELEASE", "trixie")
 NODES = 4
+
+
+def pytest_configure() -> None:
+    # Run by nohup or in the background, what the tests start would ignore these too.
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
