@@ -159,12 +159,11 @@ class Checkpoint:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
         facts = [each for value in helpers.ready.values() for each in value["tasks"].values()]
         self.needs = sum(int(each["needs"]) for each in facts)
+        directory = (self.inside or self)._image_dir()
+        self._check_space(directory)
         if self.inside is not None and self.inside.writer is not None:
-            self._check_space(self.inside.writer.path)
             self.writer = self.inside.writer.part(self.step.name)
         else:
-            directory = self._image_dir()
-            self._check_space(directory)
             self.writer = Writer(directory, self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
 

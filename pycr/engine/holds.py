@@ -67,14 +67,14 @@ def refuse(root: int, internet: Callable[[], str], ghost_limit: int) -> None:
                 ends.setdefault(int(name[8:-1]), (pid, fd))
             elif name.startswith("anon_inode:"):
                 _refuse_anonymous(pid, fd, name)
-            elif name.startswith("/dev/"):
-                _refuse_device(name, f"descriptor {fd} of {_called(pid)}")
-                master = master or name in MASTER
-                if TERMINAL.fullmatch(name):
-                    terminal = terminal or (pid, fd, name)
             elif name.endswith(DELETED):
                 _refuse_linked(pid, fd, name)
                 _refuse_large(f"/proc/{pid}/fd/{fd}", name, _called(pid), ghost_limit)
+            elif name.startswith("/dev/"):
+                _refuse_device(pid, name, f"descriptor {fd}")
+                master = master or name in MASTER
+                if TERMINAL.fullmatch(name):
+                    terminal = terminal or (pid, fd, name)
         _refuse_maps(pid, ghost_limit)
     if terminal and not master:
         pid, fd, name = terminal
@@ -152,11 +152,12 @@ def _refuse_anonymous(pid: int, fd: int, name: str) -> None:
         raise TaskError(f"descriptor {fd} of {_called(pid)} is {what}, which CRIU cannot dump")
 
 
-def _refuse_device(name: str, where: str) -> None:
+def _refuse_device(pid: int, name: str, where: str) -> None:
     for pattern, what in DEVICES:
         if pattern.match(name):
             raise TaskError(
-                f"{where} is {what} ({name}), whose state no checkpoint has: close it first"
+                f"{where} of {_called(pid)} is {what} ({name}), whose state no checkpoint has:"
+                " close it first"
             )
 
 
@@ -207,7 +208,7 @@ def _refuse_maps(pid: int, ghost_limit: int) -> None:
                 " CRIU cannot dump: use shm_open, or a file in /dev/shm"
             )
         if name.startswith("/dev/"):
-            _refuse_device(name, f"memory of {_called(pid)}")
+            _refuse_device(pid, name, "memory")
 
 
 def _refuse_sockets(ends: dict[int, tuple[int, int]], internet: Callable[[], str]) -> None:

@@ -89,13 +89,14 @@ def socket(alice: Login) -> str:
         ("io_uring", ["descriptor ", "is an io_uring, which CRIU cannot dump"]),
         ("sysv", ["has System V shared memory (shmget, key 0x00000000)", "use shm_open"]),
         ("traced", ["is traced by process ", "(python3): end the debugger"]),
-        ("hard_link", ["a file that was deleted as /", "/one and still has another name"]),
+        ("hard_link .", ["a file that was deleted as /", "/one and still has another name"]),
+        ("hard_link /dev/shm", ["was deleted as /dev/shm/one and still has another name"]),
         ("program", ["the program of process ", "(program), /", "/program, has been deleted"]),
         ("directory", ["the working directory of process ", "/directory, has been deleted"]),
         ("unix SOCKET", ["is a Unix socket (SOCKET) connected to a process outside the task"]),
         ("tcp n0 6817", ["is a TCP connection to 10.213.0.10:6817: close it before"]),
     ],
-    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_held(alice: Login, socket: str, kind: str, words: list[str]) -> None:
     task = Holder(alice, *kind.replace("SOCKET", socket).split())

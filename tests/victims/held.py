@@ -51,10 +51,12 @@ def traced() -> None:
         time.sleep(0.01)
 
 
-def hard_link() -> None:
-    os.open("one", os.O_WRONLY | os.O_CREAT)
-    os.link("one", "two")
-    os.unlink("one")
+def hard_link(directory: str) -> None:
+    one, two = Path(directory, "one"), Path(directory, "two")
+    os.open(one, os.O_WRONLY | os.O_CREAT)
+    two.unlink(missing_ok=True)
+    os.link(one, two)
+    one.unlink()
 
 
 def program() -> None:
