@@ -39,10 +39,10 @@ def exhausted(path: Path, number: int) -> DirectoryError:
 def check(directory: Path, needed: int, name: str) -> None:
     """Refuse to begin what cannot end well. needed: bytes, at the least. name: of the step.
 
-    Raises DirectoryError.
+    A file system that counts no blocks is taken for large enough. Raises DirectoryError.
     """
     status = os.statvfs(directory)
-    if needed > status.f_bavail * status.f_frsize:
+    if status.f_blocks and needed > status.f_bavail * status.f_frsize:
         raise DirectoryError(
             f"{name}: image directory {directory}: the checkpoint needs {size(needed)} or more, and"
             f" {left(directory)}: remove old ones (pycr rm), or name another --image-dir"
