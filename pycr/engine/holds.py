@@ -130,8 +130,8 @@ def _refuse_links(pid: int) -> None:
             if _is_there(name, os.stat(f"/proc/{pid}/{link}")):
                 continue
             raise TaskError(
-                f"the {what} of {_called(pid)}, {name[: -len(DELETED)]}, has been deleted:"
-                " it could not be restored"
+                f"the {what} of {_called(pid)}, {name[: -len(DELETED)]}, has been deleted"
+                " or replaced: it could not be restored"
             )
 
 
