@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from pycr import host, image
-from pycr.engine import criu, proc
+from pycr.engine import credentials, criu, proc
 from pycr.engine import images as criu_images
 from pycr.errors import GeometryError, ImageError, NotSupported, PycrError, RestoreFailed
 from pycr.files import CUT, Files
@@ -275,18 +275,16 @@ def check_host(manifest: Manifest, mine: TaskImage) -> None:
 
 
 def refuse_privilege(criu_pid: int) -> None:
-    """Kill all that was restored if any of it holds a capability, before it runs.
+    """Kill all that was restored if any of it has more than the user does, before it runs.
 
     CRIU sets what the image says, up to what this pod holds, and the image is the user's to write.
     Processes are told apart by pid: their names come from the image. Raises RestoreFailed.
     """
     try:
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) not in (os.getpid(), criu_pid):
-                for thread in proc.threads(int(name)):
-                    if proc.capabilities(int(name), thread):
-                        raise RestoreFailed("its image asks for capabilities: it was tampered with")
-    except (OSError, ValueError, RestoreFailed) as error:
+        more = credentials.of_pod({os.getpid(), criu_pid})
+        if more:
+            raise RestoreFailed(f"its image asks for {more}: it was tampered with")
+    except (OSError, ValueError, KeyError, RestoreFailed) as error:
         with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # every process of the pod but this one
         raise RestoreFailed(str(error)) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr import files, host, image, space
-from pycr.engine import criu, holds, proc
+from pycr.engine import credentials, criu, holds, proc
 from pycr.engine.files import note
 from pycr.errors import AlreadyDone, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.hidden import Hidden
@@ -39,6 +39,7 @@ def describe(root: int) -> Object:
 
     Raises TaskError, AlreadyDone.
     """
+    refuse_privileged(root)
     try:
         return {
             "pids": proc.tree(root),
@@ -56,6 +57,16 @@ def describe(root: int) -> Object:
             "/proc does not let its owner look at it: it runs a set-user-ID or unreadable program,"
             " or made itself undumpable (PR_SET_DUMPABLE)"
         ) from error
+
+
+def refuse_privileged(root: int) -> None:
+    """Refuse a tree in which a process has more than its user. Raises TaskError."""
+    more = credentials.of_tree(root)
+    if more:
+        raise TaskError(
+            f"{more}, which a restart could not give it: a set-user-ID program or a container"
+            " cannot be checkpointed"
+        )
 
 
 def refuse_stopped(leader: int, step: str) -> None:
@@ -210,12 +221,14 @@ class Dump(threading.Thread):
 
     def frozen(self) -> bool:
         """Report that it stands still, wait for the others and a turn; return whether to write."""
+        try:
+            # Only now that it stands still nothing of it can become another user's (execve(2)).
+            refuse_privileged(self.root)
+            facts = self.look() if self.look is not None and self.hold else {}
+        except PycrError as error:
+            self._refused = error
+            return False
         if self.hold:
-            try:
-                facts = self.look() if self.look is not None else {}
-            except PycrError as error:
-                self._refused = error
-                return False
             self.report({"event": "frozen", "task": self.task_id, **facts})
             self._all_frozen.wait()
             self._take_slot()

@@ -114,26 +114,6 @@ def threads(pid: int) -> list[str]:
         return []
 
 
-def capabilities(pid: int, thread: str) -> int:
-    """Return the capabilities that a thread has in any of its sets, but the bounding one.
-
-    A dead one has none: a zombie keeps what it was made with, but will never run. Raises OSError,
-    ValueError.
-    """
-    held = 0
-    try:
-        text = Path(f"/proc/{pid}/task/{thread}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name == "State" and value.split()[0] in "ZX":
-            return 0
-        if name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-            held |= int(value, 16)
-    return held
-
-
 def comm(pid: int) -> str:
     """Return a process's short name, or "" where it has ended."""
     try:
