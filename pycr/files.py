@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -170,14 +169,10 @@ class Files:
         self._streams: list[OpenFile] = []
         self._notes: list[str] = []
         self._made: list[str] = []
-        self._shadow = ""
+        self._taken: set[str] = set()
 
-    def prepare(self, images: int, where: Path) -> int:
-        """Look at every file, then cut back what has grown; return the directory, open, that CRIU
-        is to restore from: `images` itself where nothing was taken as it is.
-
-        Raises RestoreFailed, ImageError.
-        """
+    def prepare(self, images: int, where: Path) -> None:
+        """Look at every file, then cut back what has grown. Raises RestoreFailed, ImageError."""
         found = load(images, where)
         verdicts = look(found, self.policy)
         self._streams = [each for each in found if each.use in STREAMS.values()]
@@ -195,8 +190,7 @@ class Files:
                 if noted:
                     self._notes.append(str(each))
             self._made = hidden.bring_back(images, where)
-            taken = {each.file.path for each in verdicts if each.action == TAKE}
-            return self._without(images, where, taken) if taken else os.dup(images)
+            self._taken = {each.file.path for each in verdicts if each.action == TAKE}
         except (OSError, ValueError) as error:
             self.undo()
             raise RestoreFailed(str(error)) from error
@@ -235,18 +229,17 @@ class Files:
                 return kept, copy
         raise FileExistsError(17, "too many of its name", str(kept))
 
-    def _without(self, images: int, where: Path, taken: set[str]) -> int:
-        """Return a directory of links to the images, in which CRIU's list of files does not have
-        size and mode of some. Raises OSError."""
-        self._shadow = tempfile.mkdtemp(prefix="pycr-")
-        for name in os.listdir(images):
-            if name != criu_images.FILES:
-                os.symlink(where / name, f"{self._shadow}/{name}")
-        source = os.open(criu_images.FILES, image.FILE_FLAGS, dir_fd=images)
-        with os.fdopen(source, "rb") as file:
-            data = criu_images.forget_sizes(file.read(), taken)
-        Path(self._shadow, criu_images.FILES).write_bytes(data)
-        return os.open(self._shadow, image.DIR_FLAGS)
+    def changed(self, images: int) -> dict[str, bytes]:
+        """Return the images that CRIU is to find otherwise: its list of files, without size and
+        mode of those that are taken as they are. Raises RestoreFailed."""
+        if not self._taken:
+            return {}
+        try:
+            source = os.open(criu_images.FILES, image.FILE_FLAGS, dir_fd=images)
+            with os.fdopen(source, "rb") as file:
+                return {criu_images.FILES: criu_images.forget_sizes(file.read(), self._taken)}
+        except (OSError, ValueError) as error:
+            raise RestoreFailed(str(error)) from error
 
     def cut_streams(self) -> None:
         """Cut back what this step has as standard output or error, where the task had it too.
@@ -272,9 +265,6 @@ class Files:
         """Have done, when CRIU has read everything; return what the user should know."""
         hidden.remove(self._made)
         self._made = []
-        if self._shadow:
-            image.remove_tree(self._shadow)
-            self._shadow = ""
         return [*self._notes, *map(str, self.cuts)]
 
     def undo(self) -> None:

@@ -86,10 +86,11 @@ class Pod:
         self.ghost_limit = int(argv[8]) << 20
         self.directory = Path(argv[9])
         self.ctl, self.status = int(argv[10]), int(argv[11])
-        self.address = argv[12]
         self.environment = read_environment(int(argv[13]))
         self.past: Past = {}
-        self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[16])
+        self.private = int(argv[16])
+        self.listener = socket.socket(fileno=int(argv[17]))
+        self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
         self.root = 0
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
@@ -140,9 +141,8 @@ class Pod:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        listener.bind("\0" + self.address)
-        listener.listen(4)
+        listener = self.listener
+        listener.setblocking(False)
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -331,7 +331,7 @@ def main() -> int:
         meeting = Meeting(
             generation, Place(image.step_name(pod.job_id, pod.step_id), pod.task_id, pod.tasks)
         )
-        restored = restore(pod.criu, generation, meeting, pod.job)
+        restored = restore(pod.criu, generation, meeting, pod.job, pod.private)
         pod.root, pod.past = restored.pid, restored.past
         pod.announce()
     except OtherFailed:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from pycr import host, image
-from pycr.engine import credentials, criu, proc
+from pycr.engine import core_image, credentials, criu, proc
 from pycr.engine import images as criu_images
 from pycr.errors import GeometryError, ImageError, NotSupported, PycrError, RestoreFailed
 from pycr.files import CUT, Files
@@ -206,11 +206,12 @@ class Restored(NamedTuple):
     notes: list[str]
 
 
-def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored:
+def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: int) -> Restored:
     """Restore the task whose meeting this is from a generation.
 
-    path: CRIU's. Nothing of the task runs when this raises: ImageError, GeometryError,
-    RestoreFailed, NotSupported.
+    path: CRIU's. private: an empty directory, open, that nobody else can reach; closed here.
+    Nothing of the task runs when this raises: ImageError, GeometryError, RestoreFailed,
+    NotSupported.
     """
     place = meeting.place
     manifest = image.load(generation)
@@ -230,7 +231,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
     streams = [proc.Stream(**each) for each in mine.streams]
     own_streams()
     files = Files(generation, place, job.files)
-    source = files.prepare(images, where)
+    files.prepare(images, where)
     pairs: list[tuple[str, int]] = []
 
     def check(pid: int) -> None:
@@ -239,6 +240,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
         meeting.wait()
 
     try:
+        core_image.copy_checked(images, mine.files, private, files.changed(images))
         give_input_back(images, streams[0])
         pairs += inherited(streams)
         if manifest.batch:
@@ -248,7 +250,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
             pairs += script_file(images, manifest.batch)
         files.cut_streams()
         avoid_pids(mine.max_pid)
-        pid = criu.restore(criu.find(path), source, pairs, check, refuse_privilege)
+        pid = criu.restore(criu.find(path), private, pairs, check, refuse_privilege)
     except criu.RestoreFailure as error:
         files.undo()
         sums.result()  # if the image is damaged, that is the reason
@@ -261,7 +263,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job) -> Restored
         raise
     finally:
         os.close(images)
-        os.close(source)
+        os.close(private)
         for _, fd in pairs:
             os.close(fd)
     return Restored(pid, mine.environment, files.restored())

@@ -117,7 +117,8 @@ def refuse_holding(root: int, version: Callable[[], tuple[int, ...]], ghost_limi
 
 def may_trace() -> bool:
     """Tell whether this process may trace whatever yama says."""
-    return bool(proc.capabilities(os.getpid(), str(os.getpid())) >> host.CAP_SYS_PTRACE & 1)
+    held = credentials.status(os.getpid(), str(os.getpid()))["CapEff"][0]
+    return bool(int(held, 16) >> host.CAP_SYS_PTRACE & 1)
 
 
 class Dump(threading.Thread):

@@ -38,6 +38,9 @@ cdef extern from "<sys/syscall.h>" nogil:
     long SYS_clone
     long SYS_close_range
     long SYS_capset
+    long SYS_fsopen
+    long SYS_fsconfig
+    long SYS_fsmount
 
 cdef extern from "<fcntl.h>" nogil:
     int open(const char *path, int flags, ...)

@@ -36,11 +36,12 @@ cdef void cr_pod_parent(pid_t pod, int ctl, int status_fd) noexcept nogil:
     cdef int ended = 0
     cdef int signo
     cdef char byte
+    # This is still slurmstepd's memory, now the user's process: keep it unreadable for them, from
+    # before it loses what keeps them from it.
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if cr_caps_drop() != 0:
         kill(pod, SIGKILL)
         cr_task_fail(b"drop capabilities", strerror(errno))
-    # This is still slurmstepd's memory, now the user's process: keep it unreadable for them.
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     prctl(PR_SET_NAME, <const char *> b"pycr-pod", 0, 0, 0)   # by which pycr.node knows a pod
     null = open(b"/dev/null", O_RDWR)
     if null >= 0:
@@ -88,10 +89,29 @@ cdef int cr_pod_variables(cr_step *step) noexcept nogil:
     return fd
 
 
+cdef int cr_pod_listen(const char *name) noexcept nogil:
+    """Return a socket that listens under an abstract name, or -1."""
+    cdef sockaddr_un address
+    cdef size_t size = strlen(name)
+    cdef int fd = socket(AF_UNIX, SOCK_STREAM, 0)
+    if fd < 0:
+        return -1
+    memset(&address, 0, sizeof(address))
+    address.sun_family = AF_UNIX
+    memcpy(address.sun_path + 1, name, size)
+    if (bind(fd, &address, <uint32_t> (sizeof(unsigned short) + 1 + size)) != 0 or
+            listen(fd, 16) != 0):
+        close(fd)
+        return -1
+    return fd
+
+
 cdef void cr_pod_run(cr_step *step) noexcept nogil:
     """Make this task a pod that restores it from --restart-dir; never returns."""
-    cdef const char *more[9]
-    cdef char number[3][12]
+    cdef const char *more[11]
+    cdef char number[5][12]
+    cdef int private_dir
+    cdef int listener
     cdef int variables = cr_pod_variables(step)
     cdef char address[32]
     cdef uint64_t nonce = 0
@@ -117,6 +137,9 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     close(status[0])
     if cr_pod_mounts() != 0:
         cr_task_fail(b"mount the pod's /proc", strerror(errno))
+    private_dir = cr_pod_private()
+    if private_dir < 0:
+        cr_task_fail(b"make the pod's own directory", strerror(errno))
     if cr_caps_set(mask) != 0 or cr_caps_ambient(mask) != 0:
         cr_task_fail(b"narrow capabilities", strerror(errno))
     # The parent may be killed outright; the pod must not outlive it. Should it be dead already,
@@ -133,15 +156,23 @@ cdef void cr_pod_run(cr_step *step) noexcept nogil:
     more[0] = options.restart_dir
     more[1] = number[0]
     more[2] = number[1]
-    # The name of the pod's (abstract) socket: nobody can guess it and be there first.
+    # The name of the pod's (abstract) socket: nobody can guess it, and when it is to be read on the
+    # command line it is taken.
     if getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce):
         cr_task_fail(b"name the pod's socket", strerror(errno))
     snprintf(address, sizeof(address), b"pycr-%016lx", <unsigned long> nonce)
+    listener = cr_pod_listen(address)
+    if listener < 0:
+        cr_task_fail(b"make the pod's socket", strerror(errno))
     more[3] = address
     snprintf(number[2], 12, b"%d", variables)
     more[4] = number[2]
     more[5] = cr_batch.script
     more[6] = b"1" if cr_batch.requeued else b"0"
-    more[7] = options.files
-    more[8] = NULL
+    snprintf(number[3], 12, b"%d", private_dir)
+    more[7] = number[3]
+    snprintf(number[4], 12, b"%d", listener)
+    more[8] = number[4]
+    more[9] = options.files
+    more[10] = NULL
     cr_exec_helper(b"pycr.pod", step, more, b"execute the helper")

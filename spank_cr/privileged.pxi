@@ -6,6 +6,7 @@
 #     user   cr_caps_set        narrow it to the named capabilities, first of all
 #            cr_pod_clone       (restart) CAP_SYS_ADMIN: new PID and mount namespaces
 #            cr_pod_mounts      (restart) CAP_SYS_ADMIN: a /proc of the pod's own
+#            cr_pod_private     (restart) CAP_SYS_ADMIN: a directory that no path leads to
 #            cr_caps_set        (restart) give CAP_SYS_ADMIN up, in pod and parent
 #            cr_caps_ambient    let the rest survive the execve of the trusted helper
 #            cr_caps_drop       (restart) the pod's parent keeps nothing
@@ -95,3 +96,29 @@ cdef int cr_pod_mounts() noexcept nogil:
     if mount(NULL, b"/", NULL, MS_REC | MS_SLAVE, NULL) != 0:
         return -1
     return mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL)
+
+
+cdef enum:
+    CR_FSCONFIG_SET_STRING = 1    # linux/mount.h, which clashes with sys/mount.h before glibc 2.36
+    CR_FSCONFIG_CMD_CREATE = 6
+    CR_MOUNT_ATTR_SAFE = 2 | 4 | 8    # NOSUID, NODEV, NOEXEC
+    CR_FSOPEN_CLOEXEC = 1
+
+
+cdef int cr_pod_private() noexcept nogil:
+    """Return an empty directory in memory that is mounted nowhere; -1 where there can be none.
+
+    Only who has its descriptor reaches it, and the pod's /proc/PID/fd is closed to whoever lacks
+    the pod's capability. There criu finds what was checked of an image (pycr/engine/core_image.py):
+    in the image directory its user could change it meanwhile. Linux 5.2 has this call.
+    """
+    cdef int made = -1
+    cdef int fs = <int> syscall(SYS_fsopen, b"tmpfs", CR_FSOPEN_CLOEXEC)
+    if fs < 0:
+        return -1
+    if (syscall(SYS_fsconfig, fs, CR_FSCONFIG_SET_STRING, b"mode", b"0700", 0) == 0 and
+            syscall(SYS_fsconfig, fs, CR_FSCONFIG_SET_STRING, b"size", b"256m", 0) == 0 and
+            syscall(SYS_fsconfig, fs, CR_FSCONFIG_CMD_CREATE, NULL, NULL, 0) == 0):
+        made = <int> syscall(SYS_fsmount, fs, 0, CR_MOUNT_ATTR_SAFE)
+    close(fs)
+    return made

@@ -41,7 +41,7 @@ def variables() -> list[str]:
     """Return what the plugin gave a pod of the task's environment."""
     if "pycr.pod" not in sys.argv:
         return []
-    given = Path(f"/proc/self/fd/{sys.argv[-4]}").read_bytes()
+    given = Path(f"/proc/self/fd/{sys.argv[-6]}").read_bytes()
     assert not given or given.endswith(b"\0")
     return [os.fsdecode(each) for each in given.split(b"\0")[:-1]]
 
@@ -91,7 +91,7 @@ def follow(orders: list[str], ctl: int, pipe: int) -> None:
 def main() -> None:
     say("helper", report())
     if "pycr.pod" in sys.argv:
-        directory, ctl, pipe = sys.argv[-8:-5]
+        directory, ctl, pipe = sys.argv[-10:-7]
         orders = Path(directory, "orders").read_text(encoding="ascii").splitlines()
         follow(orders, int(ctl), int(pipe))
 

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-POD_WORDS = 17
+POD_WORDS = 19
 
 
 def main() -> None:

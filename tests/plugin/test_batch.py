@@ -97,7 +97,7 @@ def test_a_restarted_scripts_words(host: Host, python: Path, generation: Path) -
     # One task, however many the job's steps may have.
     assert words[:10] == ["pycr.pod", "7", str(0xFFFFFFFB), "5", "1", "1", "n1", "", "0", "1024"]
     assert words[10] == str(generation)
-    assert words[-3:] == [SCRIPT, "0", "cut"]
+    assert words[-5:-3] == [SCRIPT, "0"]
     line = [str(python), "-I", "-m", *words]
     assert protocol.pod_script(line) == SCRIPT
     assert protocol.pod_address(line).startswith("pycr-")
@@ -158,7 +158,7 @@ def test_from_checkpoint_dir(
 ) -> None:
     words = restored(host.run(from_place(python, place, AGAIN)))
     assert words[10] == str(generation)
-    assert words[-3:] == [SCRIPT, "1", "cut"]
+    assert words[-5:-3] == [SCRIPT, "1"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_from_the_default_place(
     if below:
         requeue.parent.rename(home / "7.batch")
     more = [f"arg checkpoint_dir={setting.format(place=place)}", AGAIN]
-    assert restored(host.run(script(python, *more)))[-2] == "1"
+    assert restored(host.run(script(python, *more)))[-4] == "1"
 
 
 def test_checkpoint_dir_wins_over_the_default_place(
@@ -237,7 +237,7 @@ def test_it_wins_over_the_directory_that_the_job_was_restarted_from(
     (place / "old").mkdir()
     options = (f"checkpoint-dir={place}", f"restart-dir={place}/old")
     words = restored(host.run(script(python, AGAIN, options=options)))
-    assert (words[10], words[-2]) == (str(generation), "1")
+    assert (words[10], words[-4]) == (str(generation), "1")
 
 
 def test_without_one_the_job_begins_where_it_was_restarted_from(
@@ -246,7 +246,7 @@ def test_without_one_the_job_begins_where_it_was_restarted_from(
     """As after a node's failure: Slurm has started the job again, but nobody asked for it."""
     options = (f"checkpoint-dir={place}", f"restart-dir={generation}")
     words = restored(host.run(script(python, AGAIN, options=options)))
-    assert (words[10], words[-2]) == (str(generation), "0")
+    assert (words[10], words[-4]) == (str(generation), "0")
 
 
 def empty(path: Path) -> None:

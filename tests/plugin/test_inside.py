@@ -47,7 +47,7 @@ def inside(host: Host, place: Path) -> Inside:
         wanted = {"listens": True, "uid": 0, "silent": False, "answer": text, **orders}
         (place / "orders").write_text(json.dumps(wanted), encoding="ascii")
         words = ["7", "0", "0", "0", "1", "n1", "", "0", "1024", str(place), "8", "9"]
-        words += [ADDRESS.format(os.getpid()), "10", "/script", "0", "cut"]
+        words += [ADDRESS.format(os.getpid()), "10", "/script", "0", "11", "12", "cut"]
         line = ["python3", "-B", "-m", "pycr.pod", *words]
         assert protocol.pod_address(line) == words[12]
         first = (*before, f"context {context}", "call init")

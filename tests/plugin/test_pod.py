@@ -62,9 +62,10 @@ def started(running: Running) -> tuple[int, int]:
 def test_its_words(host: Host, python: Path, place: Path) -> None:
     argv = pod(host, python, place)["argv"]
     assert argv[:12] == ["-I", "-m", "pycr.pod", "7", "3", "5", "1", "8", "n1", "", "0", "1024"]
-    directory, ctl, status, address, variables, script_file, requeued, files = argv[12:]
+    directory, ctl, status, address, variables, script_file, requeued = argv[12:19]
+    private, listener, files = argv[19:]
     assert directory == str(place)
-    assert len({ctl, status, variables}) == 3
+    assert len({ctl, status, variables, private, listener}) == 5
     assert re.fullmatch(r"pycr-[0-9a-f]{16}", address)
     assert (script_file, requeued) == ("", "0")  # it is no batch script
     assert files == "cut"
@@ -80,7 +81,7 @@ def test_it_is_told_what_to_do_about_files(host: Host, python: Path, place: Path
 
 
 def test_its_socket_has_another_name_each_time(host: Host, python: Path, place: Path) -> None:
-    names = {pod(host, python, place)["argv"][-5] for _ in range(3)}
+    names = {pod(host, python, place)["argv"][-7] for _ in range(3)}
     assert len(names) == 3
 
 
@@ -89,12 +90,14 @@ def test_its_environment_is_made_from_nothing(host: Host, python: Path, place: P
     assert [each.partition("=")[0] for each in report["environ"]] == ["PATH", "LC_ALL"]
 
 
-def test_it_holds_stdio_two_pipes_and_a_memfd(host: Host, python: Path, place: Path) -> None:
+def test_what_it_holds(host: Host, python: Path, place: Path) -> None:
     report = pod(host, python, place, "open 9", "open 200")
-    _, ctl, status, _, variables, _, _, _ = report["argv"][-8:]
+    _, ctl, status, _, variables, _, _, private, listener, _ = report["argv"][-10:]
     fds = report["fds"]
-    assert sorted(fds) == sorted(["0", "1", "2", ctl, status, variables])
+    assert sorted(fds) == sorted(["0", "1", "2", ctl, status, variables, private, listener])
     assert fds[variables] == "/memfd:pycr-environment (deleted)"
+    assert fds[private] == "/"  # mounted nowhere
+    assert fds[listener].startswith("socket:")
     assert fds[ctl].startswith("pipe:")
     assert fds[status].startswith("pipe:")
     assert fds[ctl] != fds[status]

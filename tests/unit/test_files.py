@@ -249,7 +249,7 @@ class Restart:
         return sorted(path.name for path in (self.generation.parent / "cut-14.0").glob("*"))
 
     def prepare(self) -> None:
-        os.close(self.files.prepare(self.images, self.where))
+        self.files.prepare(self.images, self.where)
 
 
 def test_cut_and_undone(tmp_path: Path) -> None:
