@@ -241,6 +241,7 @@ class Helper:
             self.claimed.listen()
         except OSError:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
+                other.setblocking(False)  # another user may have taken the name, and not listen
                 other.connect(name)
                 if protocol.peer_uid(other) == os.getuid():
                     raise Busy("a checkpoint of it is under way already: wait for it") from None

@@ -133,3 +133,8 @@ class RestoreFailed(PycrError):
     """A task could not be restored. spank_cr/pod.pxi uses the same status."""
 
     exit_status = 125
+
+
+def printable(text: str) -> str:
+    """Return a text as one line for a terminal: file names in it may be hostile."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

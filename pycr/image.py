@@ -29,6 +29,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -113,6 +114,15 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
         os.close(descriptor)
         what = "another user's" if status.st_uid != os.geteuid() else "writable by others"
         raise AccessDenied(f"{name}: it is {what}: not safe to keep a checkpoint in")
+    return descriptor
+
+
+def open_regular(name: str | Path, dir_fd: int | None = None) -> int:
+    """Open a file for reading that is a plain one, and no symbolic link. Raises OSError."""
+    descriptor = os.open(name, FILE_FLAGS, dir_fd=dir_fd)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
     return descriptor
 
 
@@ -217,14 +227,15 @@ def load(generation: Path) -> Manifest:
     except OSError as error:
         raise ImageError(f"{generation}: {error.strerror}") from error
     try:
-        descriptor = os.open(MANIFEST, FILE_FLAGS, dir_fd=directory)
+        descriptor = open_regular(MANIFEST, directory)
         with os.fdopen(descriptor, "rb") as file:
-            data = file.read(MAX_MANIFEST + 1)
+            size = os.fstat(descriptor).st_size
+            data = b"" if size > MAX_MANIFEST else file.read(MAX_MANIFEST + 1)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     finally:
         os.close(directory)
-    if len(data) > MAX_MANIFEST:
+    if max(size, len(data)) > MAX_MANIFEST:
         raise ImageError(f"{path}: larger than {MAX_MANIFEST} bytes")
     return Manifest.loads(data, str(path))
 
@@ -269,7 +280,7 @@ def check_sums(directory: int, path: Path, task: TaskImage) -> None:
 
 def _check_file(directory: int, path: Path, size: int, digest: str | None) -> None:
     try:
-        descriptor = os.open(path.name, FILE_FLAGS, dir_fd=directory)
+        descriptor = open_regular(path.name, directory)
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     try:

@@ -48,7 +48,7 @@ def read_requeue(image_dir: Path, job_id: int) -> Path | None:
     """Return the generation from which a job will be started again, None where there is none."""
     path = image_dir / image.step_name(job_id, BATCH) / image.REQUEUE
     try:
-        with os.fdopen(os.open(path, image.FILE_FLAGS), "rb") as file:
+        with os.fdopen(image.open_regular(path), "rb") as file:
             return _parse(file.read(MAX_LINE))
     except OSError:
         return None

@@ -9,12 +9,22 @@ complaint: where the plugin is not, the old script would begin anew and overwrit
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from pycr import image
-from pycr.errors import Busy, ImageError, NoSuchJob, NotSupported, RestoreFailed
+from pycr.errors import (
+    Busy,
+    ImageError,
+    NoSuchJob,
+    NotSupported,
+    RestoreFailed,
+    SlurmError,
+    printable,
+)
 from pycr.manifest import Manifest
 from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, commands, like, names_nodes
@@ -111,12 +121,39 @@ def refuse_running(manifest: Manifest) -> None:
         )
 
 
-def submit(command: list[str], script: str) -> None:
-    """Become sbatch, with the script as its input. Raises SlurmError."""
+def submit(command: list[str], script: str, owner: pwd.struct_passwd | None) -> int:
+    """Have sbatch submit the script, as the owner where this is root; return its exit status.
+
+    The checkpoint and the script's #SBATCH lines are the owner's words: what root may ask of Slurm
+    (--nice=-5, a partition of root's own) is not for them. Raises SlurmError.
+    """
     text = os.memfd_create(image.SCRIPT)
     with os.fdopen(os.dup(text), "w", errors="surrogateescape") as file:
         file.write(script)
     os.lseek(text, 0, os.SEEK_SET)
-    os.dup2(text, 0)
     # The new job's environment is made of this; the script has its own.
-    os.execve(commands.program("sbatch"), command, commands.environment(for_reading=False))
+    environment = commands.environment(for_reading=False)
+    if owner is None:
+        os.dup2(text, 0)
+        os.execve(commands.program("sbatch"), command, environment)
+    environment.update(HOME=owner.pw_dir, USER=owner.pw_name, LOGNAME=owner.pw_name)
+    # Away from root's terminal, on which its owner could type as soon as the process is theirs.
+    done = subprocess.run(
+        [commands.program("sbatch"), *command[1:]],
+        stdin=text,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+        user=owner.pw_uid,
+        group=owner.pw_gid,
+        extra_groups=os.getgrouplist(owner.pw_name, owner.pw_gid),
+        check=False,
+    )
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise SlurmError(lines[-1] if lines else "sbatch failed silently")
+    print("\n".join(map(printable, done.stdout.splitlines())))
+    return 0

@@ -37,6 +37,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_clone
     long SYS_close_range
+    long SYS_capget
     long SYS_capset
     long SYS_fsopen
     long SYS_fsconfig

@@ -3,7 +3,8 @@
 #
 #   slurmstepd forks the task
 #     root   cr_caps_keep       keep the permitted set over Slurm's setuid to the user
-#     user   cr_caps_set        narrow it to the named capabilities, first of all
+#     user   cr_caps_narrow     first of all, keep no more than pycr may ever need, none in effect
+#            cr_caps_set        (helper, restart) put the named ones into effect
 #            cr_pod_clone       (restart) CAP_SYS_ADMIN: new PID and mount namespaces
 #            cr_pod_mounts      (restart) CAP_SYS_ADMIN: a /proc of the pod's own
 #            cr_pod_private     (restart) CAP_SYS_ADMIN: a directory that no path leads to
@@ -14,6 +15,23 @@
 cdef int cr_caps_keep() noexcept nogil:
     """Keep permitted capabilities over the change of uid (capabilities(7)); execve clears it."""
     return prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+
+
+cdef void cr_caps_narrow(uint64_t mask) noexcept nogil:
+    """Give up all but mask for good, and have none in effect; keep nothing where that fails."""
+    cdef __user_cap_header_struct header
+    cdef __user_cap_data_struct data[2]
+    cdef int i
+    header.version = _LINUX_CAPABILITY_VERSION_3
+    header.pid = 0
+    if syscall(SYS_capget, &header, data) == 0:
+        for i in range(2):
+            data[i].permitted &= <uint32_t> (mask >> (32 * i))
+            data[i].effective = 0
+            data[i].inheritable = 0
+        if syscall(SYS_capset, &header, data) == 0:
+            return
+    cr_caps_drop()
 
 
 cdef int cr_caps_set(uint64_t mask) noexcept nogil:

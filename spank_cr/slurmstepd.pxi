@@ -118,7 +118,8 @@ cdef bint cr_leave(const char *directory, const char *name, int64_t number) noex
         snprintf(path, sizeof(path), b"%s/%s", directory, name)
     else:
         snprintf(path, sizeof(path), b"%s/%s.%u", directory, name, <uint32_t> number)
-    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+    # What its user has put there in its place must neither hold this up nor lead elsewhere.
+    fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o600)
     if fd < 0:
         return False
     close(fd)
@@ -247,6 +248,10 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     cdef bint batch = cr_is_batch(sp)
     if not cr_is_step(sp, &cr_task.step_id) and not batch:
         return 0
+    # First of all: what follows reads what the user has said. A process of root's has no use for
+    # it; it is refused below, or goes on as it is.
+    if getuid() != 0:
+        cr_caps_narrow(cr_caps_dump() | cr_caps_restore() | <uint64_t> 1 << CAP_SYS_ADMIN)
     cr_absolute(options.restart_dir)
     cr_absolute(options.checkpoint_dir)
     if options.checkpoint_dir[0] != 0:
@@ -254,12 +259,11 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     if batch:
         options.helper[0] = 0
         if cr_batch_again(sp):
-            cr_batch_find(sp)          # no capability is in effect yet
+            cr_batch_find(sp)          # no capability is in effect
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
         if batch and getuid() != 0:
             cr_caps_drop()
         return 0
-    # The permitted set is still whole here: narrow it before anything else is done.
     if options.helper[0] != 0:
         mask = cr_caps_dump()
     else:

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from pycr import __version__
-from pycr.errors import DirectoryError, PycrError, UsageError
+from pycr.errors import DirectoryError, PycrError, UsageError, printable
 from pycr.manifest import Manifest
 from pycr.slurm import BATCH
 from pycr.space import size as size
@@ -105,7 +105,7 @@ def main() -> int:
     except PycrError as error:
         if arguments.debug:
             raise
-        print(f"pycr: {error}", file=sys.stderr)
+        print(f"pycr: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("pycr: interrupted: given up, the tasks run on", file=sys.stderr)
@@ -117,7 +117,7 @@ def main() -> int:
         if arguments.debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"pycr: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"pycr: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return DirectoryError.exit_status
     except Exception as error:
         if arguments.debug:

@@ -112,8 +112,6 @@ def restart_job(
     home = manifest.batch["home"]
     if home != str(config.default_dir(config.site(), manifest.job_id)) and os.path.isdir(home):
         more = [f"--checkpoint-dir={home}", *more]  # as it was submitted
-    if owner is not None:
-        more = [f"--uid={owner.pw_name}", f"--gid={owner.pw_gid}", *more]
     resubmit.refuse_running(manifest)
     command = resubmit.sbatch(generation, manifest, wanted, more)
     if arguments.dry_run:
@@ -121,8 +119,7 @@ def restart_job(
         return 0
     script = resubmit.stand_in(generation)
     regain()
-    resubmit.submit(command, script)
-    return 0
+    return resubmit.submit(command, script, owner)
 
 
 def regain() -> None:

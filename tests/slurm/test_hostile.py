@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a user may not get by writing their own image.
 
-Each test rewrites a good checkpoint as its owner can, checksums included, restarts it, and sees that
-nothing of it ran. Where CRIU itself fails for want of a privilege, its words are what the user gets.
+Each test rewrites a good checkpoint as its owner can, checksums included, restarts it, and sees
+that nothing of it ran. Where CRIU itself fails for want of a privilege, its words are what the user
+gets.
 """
 
 from __future__ import annotations
@@ -91,3 +92,145 @@ def test_claim(made: tuple[Login, str, Path], claim: str, which: int) -> None:
     claims, words = CLAIMS[claim]
     forge.creds(cores(images)[which], **claims)
     refused(alice, step, images, f"its image asks for {words}: it was tampered with$")
+
+
+# ---- what else an image can claim -----------------------------------------------------------------
+
+
+def replace_name(images: Path, old: str, new: str) -> None:
+    """Have an image's open and mapped file be another: file_entry.reg (3), its name (6)."""
+    done = 0
+
+    def change(reg: forge.Message) -> None:
+        nonlocal done
+        if reg.get(6) == [old.encode()]:
+            reg[6] = [new.encode()]
+            done += 1
+
+    forge.edit(images / "files.img", lambda entry: forge.inner(entry, 3, change))
+    assert done, "nothing was forged"
+
+
+@pytest.mark.parametrize("who", ["root", "bob"])
+def test_a_file_that_its_user_may_not_read(
+    made: tuple[Login, str, Path], bob: Login, who: str
+) -> None:
+    """Open and mapped: the restored program would print its first line."""
+    alice, step, images = made
+    secret = ROOT_FILE
+    if who == "bob":
+        secret = f"{bob.dir}/secret"
+        bob.place.chmod(0o755)
+        assert bob.sh("umask 077; echo secret > secret").returncode == 0
+    replace_name(images, f"{alice.dir}/who.py", secret)
+    refused(
+        alice, step, images, f"Can't open file .*{secret.lstrip('/')}.*: (Permission denied|.*)"
+    )
+
+
+def test_a_file_of_its_own_can_be_another(made: tuple[Login, str, Path]) -> None:
+    """The forgery itself works: with a file that its user may read the program reads that."""
+    alice, step, images = made
+    copy = (alice.place / "who.py").read_text().replace("# SPDX", "# FORGED")
+    copy = copy[: (alice.place / "who.py").stat().st_size]
+    other = alice.place / "other.py"
+    other.write_text(copy.ljust((alice.place / "who.py").stat().st_size, "#"))
+    size = (alice.place / "who.py").stat().st_size
+    other.write_bytes(other.read_bytes()[:size])
+    other.chmod(0o755)
+    replace_name(images, f"{alice.dir}/who.py", f"{alice.dir}/other.py")
+    forge.seal(images.parent)
+    status, out, err = forge.restart(alice, step)
+    assert (status, "FORGED" in out) == (0, True), err
+
+
+@pytest.mark.parametrize("field", [1, 2], ids=["cwd", "root"])
+def test_another_root_or_directory(made: tuple[Login, str, Path], field: int) -> None:
+    """fs_entry: cwd_id (1), root_id (2). Its directory as its root would need CAP_SYS_CHROOT."""
+    alice, step, images = made
+    pid = forge.manifest_of(images.parent).tasks[0].pids[0]
+    before: list[rpc.Value] = []
+
+    def change(fs: forge.Message) -> None:
+        before.extend(fs[field])
+        fs[field] = list(fs[3 - field])
+
+    forge.edit(images / f"fs-{pid}.img", change)
+    assert before
+    if field == 2:
+        refused(alice, step, images, "(?i)chroot|root")
+    else:  # the root directory is anybody's
+        forge.seal(images.parent)
+        assert forge.restart(alice, step)[1] == ""  # it waits for "go" in vain, or fails
+
+
+def test_a_pid_that_is_the_pods(made: tuple[Login, str, Path]) -> None:
+    """pstree_entry: pid (1), of the first process 1, which is PID 1 of the pod."""
+    alice, step, images = made
+    pid = forge.manifest_of(images.parent).tasks[0].pids[0]
+
+    def change(entry: forge.Message) -> None:
+        for field in (1, 2, 3, 4, 5):
+            entry[field] = [1 if each == pid else each for each in entry.get(field, [])]
+
+    forge.edit(images / "pstree.img", change)
+    for path in list(images.glob(f"*-{pid}.img")):
+        path.rename(path.with_name(path.name.replace(f"-{pid}.", "-1.")))
+    refused(alice, step, images, "")
+
+
+@pytest.mark.parametrize("field", [5, 6, 9, 10], ids=["pid", "net", "mnt", "user"])
+def test_a_namespace_of_its_own(made: tuple[Login, str, Path], field: int) -> None:
+    """task_kobj_ids_entry: *_ns_id (5 to 10), with the inventory's left as they are."""
+    alice, step, images = made
+    pid = forge.manifest_of(images.parent).tasks[0].pids[0]
+
+    def change(ids: forge.Message) -> None:
+        ids[field] = [4242]
+
+    forge.edit(images / f"ids-{pid}.img", change)
+    core = images / f"core-{pid}.img"
+    forge.edit(core, lambda entry: forge.inner(entry, 4, change))
+    refused(alice, step, images, "")
+
+
+@pytest.mark.parametrize("name", ["pages-1.img", "core-{pid}.img", "pipes-data.img"])
+@pytest.mark.parametrize("kind", ["fifo", "socket", "symlink", "device", "hard link"])
+def test_what_is_no_file(made: tuple[Login, str, Path], bob: Login, kind: str, name: str) -> None:
+    """In place of an image file: nothing hangs, and nothing is read through it."""
+    alice, step, images = made
+    path = images / name.format(pid=forge.manifest_of(images.parent).tasks[0].pids[0])
+    generation = images.parent
+    manifest = forge.manifest_of(generation)
+    data = path.read_bytes()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path, 0o666)
+    elif kind == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as server:
+            os.chdir(images)
+            server.bind(path.name)
+            os.chdir("/")
+    elif kind == "symlink":
+        path.symlink_to("/etc/hostname")
+    elif kind == "device":
+        os.mknod(path, 0o666 | 0o020000, os.makedev(1, 5))  # as a server of images might have
+    else:
+        target = alice.place / "linked"
+        target.write_bytes(data)
+        os.link(target, path)
+    if kind != "hard link":
+        manifest.tasks[0].files[path.name] = (0, EMPTY)
+    (generation / "manifest.json").write_bytes(manifest.dumps())
+    status, out, err = forge.restart(alice, step)
+    if kind == "hard link":  # to a file of one's own: as good as any
+        assert status == 0, err
+        return
+    assert (status, out) == (10, ""), err
+    assert len(err.splitlines()) == 1
+    assert re.search(r"not a regular file|No such device|symbolic link", err), err
+
+
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

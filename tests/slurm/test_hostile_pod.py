@@ -38,9 +38,9 @@ def running(user: Login, module: str) -> list[int]:
     uid = user.place.stat().st_uid
     found = []
     for each in Path("/proc").iterdir():
-        if each.name.isdigit() and words(int(each.name))[3:4] == [module]:
-            if status(int(each.name), "Uid").split()[:1] == [str(uid)] and in_cluster(user, each):
-                found.append(int(each.name))
+        pid = int(each.name) if each.name.isdigit() else 0
+        if pid and words(pid)[3:4] == [module] and in_cluster(user, each):
+            found += [pid] if status(pid, "Uid").split()[:1] == [str(uid)] else []
     return found
 
 

@@ -126,7 +126,7 @@ def test_undumpable_process() -> None:
     look = (
         "sys.path.insert(0, sys.argv[2])\n"
         "from pycr.engine import holds\n"
-        "try: holds.refuse(int(sys.argv[1]), str)\n"
+        "try: holds.refuse(int(sys.argv[1]), str, 1 << 30)\n"
         "except Exception as error: print(error)"
     )
     root = str(Path(__file__).parents[2])

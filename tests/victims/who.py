@@ -9,21 +9,22 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 if os.fork() == 0:
     while not os.path.exists("go"):
         time.sleep(0.02)
     os._exit(0)
-own = open(sys.argv[0], "rb")
+own = Path(sys.argv[0]).open("rb")  # as long as it runs
 mapped = mmap.mmap(own.fileno(), 0, access=mmap.ACCESS_READ)
 thread = threading.Thread(target=threading.Event().wait, daemon=True)
 thread.start()
-open("ready", "w").close()
+Path("ready").touch()
 while not os.path.exists("go"):
     time.sleep(0.02)
 os.wait()
 names = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb")
-for line in open("/proc/self/status"):
+for line in Path("/proc/self/status").read_text().splitlines():
     if line.startswith(names):
         print(*line.split(), flush=True)
 own.seek(0)
