@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.login import Login, until
 from tests.slurm import forge
 
@@ -37,25 +39,32 @@ def vacated_job(user: Login, wanted: str = "--nice=0") -> tuple[str, Path]:
     return job, generation
 
 
-def test_a_users_script_does_not_ask_with_roots_voice(alice: Login) -> None:
-    job, _ = vacated_job(alice, "--nice=-5000")
-    root = root_beside(alice)
-    done = root.pycr("restart", "--image-dir", ".", job)
+def test_its_job_is_the_owners_own(alice: Login) -> None:
+    job, _ = vacated_job(alice)
+    done = root_beside(alice).pycr("restart", "--image-dir", ".", job)
     assert done.returncode == 0, done.stderr
     fields = alice.run("scontrol", "-o", "show", "job", done.stdout.split()[-1]).stdout.split()
     assert "UserId=alice(1001)" in fields
-    assert "Nice=0" in fields
     (alice.place / "go").touch()
     until("it to end", lambda: len(alice.read("who").split()) == 2)
     uid, home = alice.read("who").split()
     assert (uid, home) == ("1001", alice.sh("echo ~").stdout.strip())
 
 
-def test_a_users_script_asks_for_no_other_user(alice: Login) -> None:
-    job, _ = vacated_job(alice, "--uid=root")
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("--nice=-5000", "Invalid --nice value"),
+        ("--uid=root", "--uid only permitted by root user"),
+    ],
+)
+def test_a_users_script_does_not_ask_with_roots_voice(
+    alice: Login, wanted: str, words: str
+) -> None:
+    job, _ = vacated_job(alice, wanted)
     done = root_beside(alice).pycr("restart", "--image-dir", ".", job)
     assert done.returncode == 14
-    assert "--uid only permitted by root user" in done.stderr
+    assert words in done.stderr
     assert not alice.jobs()
 
 

@@ -15,7 +15,7 @@ if os.fork() == 0:
     while not os.path.exists("go"):
         time.sleep(0.02)
     os._exit(0)
-own = Path(sys.argv[0]).open("rb")  # as long as it runs
+own = Path(sys.argv[0]).open("rb")  # noqa: SIM115  (as long as it runs)
 mapped = mmap.mmap(own.fileno(), 0, access=mmap.ACCESS_READ)
 thread = threading.Thread(target=threading.Event().wait, daemon=True)
 thread.start()
