@@ -34,10 +34,6 @@ def more_than(own: Status, found: Status) -> str:
 
     Raises ValueError, KeyError.
     """
-    if any(int(found[name][0], 16) for name in CAPABILITIES):
-        return "capabilities"
-    if int(found["CapBnd"][0], 16) & ~int(own["CapBnd"][0], 16):
-        return "a larger bounding set"
     for name, text in (
         ("Uid", "user id"),
         ("Gid", "group id"),
@@ -46,6 +42,10 @@ def more_than(own: Status, found: Status) -> str:
         others = sorted(set(found[name]) - set(own[name]))
         if others:
             return f"{text} {others[0]}"
+    if any(int(found[name][0], 16) for name in CAPABILITIES):
+        return "capabilities"
+    if int(found["CapBnd"][0], 16) & ~int(own["CapBnd"][0], 16):
+        return "a larger bounding set"
     return ""
 
 

@@ -12,6 +12,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,11 +26,18 @@ NOTHING = "0" * 16
 
 
 def below(root: int) -> list[int]:
-    """Return a process and all its descendants, by this machine's ids."""
+    """Return a process and all its descendants, by this machine's ids; of its threads too."""
     found = [root]
     for pid in found:
-        found += children(pid)
+        for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(OSError):
+                found += [int(word) for word in thread.read_text().split()]
     return found
+
+
+def named(pids: list[int], name: str) -> list[int]:
+    """Return those of the processes that run a program of that name."""
+    return [pid for pid in pids if status(pid, "Name").strip() == name]
 
 
 def words(pid: int) -> list[str]:
@@ -185,16 +194,13 @@ def test_odd_targets(alice: Login, waiting: str, target: str) -> None:
     assert "--cr-helper" in err
 
 
-def test_root_has_no_helper(alice: Login, waiting: str) -> None:
-    root = Login(alice.cluster, "root", "n0", alice.place)
-    job = waiting.split(".")[0]
-    own = root.popen("srun", "-n1", "-w", "n0", "sleep", "60")
-    mine = str(until("root's step", lambda: root.steps()[-1:])[0])
-    for target, number in ((waiting, job), (mine, mine.split(".")[0])):
-        status_, out, _ = ByHand(root, number, target).say(FIND)
+def test_root_has_no_helper(login: Callable[[str], Login], alice: Login, waiting: str) -> None:
+    root = login("root")
+    root.popen("srun", "-n1", "-w", "n0", "sleep", "60")
+    mine = root.step()
+    for target in (waiting, mine):
+        status_, out, _ = ByHand(root, target.split(".")[0], target).say(FIND)
         assert (status_ != 0, "own command" in out) == (True, False)
-    own.terminate()
-    root.run("scancel", "-u", "root")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +299,7 @@ def test_nobody_looks_into_a_helper_or_its_criu(alice: Login, bob: Login, waitin
     for user in (alice, bob):
         assert peek(user, *held) == f"done {len(held)}\n"
     # The task itself, which has none, is its user's to look at: the probe works.
-    leader = next(p for p in all_of(alice) if words(p)[:1] == ["sleep"])
+    leader = named(all_of(alice), "sleep")[0]
     assert "SEEN" in peek(alice, leader)
     hand.srun.terminate()
     hand.srun.communicate(timeout=30)
@@ -312,14 +318,14 @@ def test_nobody_looks_into_a_pod(alice: Login, bob: Login) -> None:
     step, _ = forge.vacated(alice, "sleep", "100")
     alice.popen("pycr", "restart", "--image-dir", ".", step)
     first = pod(alice)
-    until("it to run", lambda: [p for p in below(first) if words(p)[:1] == ["sleep"]])
+    until("it to run", lambda: named(below(first), "sleep"))
     parent = int(status(first, "PPid"))
     assert words(parent)[0].startswith("slurmstepd")
     assert {status(parent, name) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {NOTHING}
     for user in (alice, bob):
         # The parent has no capability, but slurmstepd's memory: the kernel hides it as well.
         assert peek(user, first, parent) == "done 2\n"
-    (task,) = [pid for pid in below(first) if words(pid)[:1] == ["sleep"]]
+    (task,) = named(below(first), "sleep")
     assert "SEEN" in peek(alice, task)
     assert peek(bob, task) == "done 1\n"
 
@@ -364,7 +370,7 @@ def test_another_user_knocks_at_a_pod(alice: Login, bob: Login) -> None:
     name = next(word for word in words(pod(alice)) if re.fullmatch("pycr-[0-9a-f]{16}", word))
     assert bob.run("python3", "-c", BIND, name, "deaf").returncode != 0  # at any moment
     knock = f"""
-import subprocess
+import socket
 for _ in range(200):
     with socket.socket(socket.AF_UNIX) as pod:
         pod.connect("\\0{name}")
@@ -386,7 +392,7 @@ def test_a_set_user_id_program(alice: Login) -> None:
     """su waits for a password, with root's memory: it is not looked into."""
     alice.popen("srun", "-n1", "-w", "n0", "su", stdin=subprocess.PIPE)
     step = alice.step()
-    until("su", lambda: [p for p in in_step(alice) if words(p)[:1] == ["su"]])
+    until("su", lambda: named(in_step(alice), "su"))
     done = alice.pycr("create", step, "--image-dir", ".")
     assert done.returncode == 9, done.stderr
     assert re.fullmatch(
@@ -407,7 +413,7 @@ def test_a_set_user_id_child(alice: Login) -> None:
     script = "sleep 100 | su & touch ready; wait"
     alice.popen("srun", "-n1", "-w", "n0", "bash", "-c", script)
     step = alice.step()
-    until("su", lambda: [p for p in in_step(alice) if words(p)[:1] == ["su"]])
+    until("su", lambda: named(in_step(alice), "su"))
     done = alice.pycr("vacate", step, "--image-dir", ".")
     assert done.returncode == 9, done.stderr
     assert "(su) of it has user id 0" in done.stderr
@@ -419,7 +425,7 @@ def test_a_set_group_id_program(alice: Login) -> None:
     assert made.returncode == 0, made.stderr
     alice.popen("srun", "-n1", "-w", "n0", "./waits", "100")
     step = alice.step()
-    until("it", lambda: [p for p in all_of(alice) if words(p)[:1] == ["./waits"]])
+    until("it", lambda: named(all_of(alice), "waits"))
     done = alice.pycr("create", step, "--image-dir", ".")
     assert done.returncode == 9, done.stderr
     assert "(waits) of it has group id 1100" in done.stderr
@@ -428,7 +434,7 @@ def test_a_set_group_id_program(alice: Login) -> None:
 def test_a_container_of_the_users_own(alice: Login) -> None:
     alice.popen("srun", "-n1", "-w", "n0", "unshare", "-r", "sleep", "100")
     step = alice.step()
-    until("it", lambda: [p for p in all_of(alice) if words(p)[:1] == ["sleep"]])
+    until("it", lambda: named(all_of(alice), "sleep"))
     done = alice.pycr("create", step, "--image-dir", ".")
     assert done.returncode == 9, done.stderr
     assert "(sleep) of it has capabilities" in done.stderr
