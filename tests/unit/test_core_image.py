@@ -77,16 +77,19 @@ def test_copy(tmp_path: Path) -> None:
     (images / "pages-1.img").write_bytes(b"pages")
     source, target = os.open(images, os.O_RDONLY), os.open(private, os.O_RDONLY)
     try:
-        core_image.copy_checked(source, ["core-7.img", "pages-1.img"], target)
+        core_image.copy_checked(source, ["core-7.img", "pages-1.img"], target, {})
         assert (private / "core-7.img").read_bytes() == core(OWN)
         assert not (private / "core-7.img").is_symlink()
         assert os.readlink(private / "pages-1.img") == f"/proc/1/fd/{source}/pages-1.img"
+        (images / "files.img").write_bytes(b"theirs")
+        core_image.copy_checked(source, ["files.img"], target, {"files.img": b"mine"})
+        assert (private / "files.img").read_bytes() == b"mine"
         (images / "core-8.img").write_bytes(core(OWN + rpc.encode(10, 1)))
         with pytest.raises(RestoreFailed, match="its image asks for capabilities"):
-            core_image.copy_checked(source, ["core-8.img"], target)
+            core_image.copy_checked(source, ["core-8.img"], target, {})
         os.mkfifo(images / "core-9.img")
         with pytest.raises(ImageError, match=r"core-9\.img: damaged: no core image"):
-            core_image.copy_checked(source, ["core-9.img"], target)
+            core_image.copy_checked(source, ["core-9.img"], target, {})
     finally:
         os.close(source)
         os.close(target)
