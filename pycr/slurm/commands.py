@@ -175,7 +175,14 @@ def pids(job_id: int, step_id: int) -> tuple[dict[int, int], set[int]]:
     # The batch script has no name that listpids takes: it is among all of the job.
     batch = step_id == BATCH
     try:
-        text = run("scontrol", "listpids", str(job_id) if batch else f"{job_id}.{step_id}")
+        try:
+            text = run("scontrol", "listpids", str(job_id) if batch else f"{job_id}.{step_id}")
+        except SlurmError as error:
+            if not batch or "connect to slurmstepd" not in str(error):
+                raise
+            # Another step's slurmstepd has died and left its socket. The number is what scontrol
+            # takes for the script alone (24.11).
+            text = run("scontrol", "listpids", f"{job_id}.{BATCH}")
     except SlurmError as error:
         if "does not exist" in str(error):
             return {}, set()  # not yet, or no longer
