@@ -27,8 +27,9 @@ from pycr.slurm import BATCH, commands
 
 MIB = 1 << 20
 # Seconds of silence after which the coordinator is taken for lost: slurmstepd gives a helper no end
-# of input when its srun is killed or srun's host is gone. BEFORE the dump nothing is held.
-BEFORE = 3600.0
+# of input when its srun is killed or srun's host is gone. BEFORE it has said how long it may take,
+# nothing is held.
+BEFORE = 60.0
 GRACE = 30.0
 POD_STARTING = 10.0  # seconds that a pod may take to restore its task and listen
 LOOK = 0.05  # seconds between looks for tasks that are being started
@@ -129,8 +130,15 @@ class Helper:
             self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
             return 1
         finally:
+            self.last_word("ending")
             self.let_go(commit=self.committed)
+            self.last_word("ended")
         return 0
+
+    def last_word(self, event: str) -> None:
+        """Tell the coordinator, where there still is one, that this is no helper lost."""
+        with suppress(OSError):
+            self.report({"event": event})
 
     def lines(self) -> Iterator[bytes]:
         """Yield the coordinator's lines until it ends, or has been silent for too long."""
@@ -308,6 +316,7 @@ class Helper:
         """Do one of the coordinator's commands."""
         verb = value["do"]
         if verb == "find":
+            self.patience = float(value["patience"]) + GRACE
             self.find([int(each) for each in value["tasks"][self.node]], float(value["wait"]))
             self.ready()
         elif verb == "ask":
@@ -351,7 +360,6 @@ class Helper:
                 f"image directory {self.directory} is not visible here: {error.strerror}:"
                 " use one on a file system that every node of the job has"
             ) from error
-        self.patience = int(value["timeout"]) + GRACE
         self.keep = bool(value["keep"])
         limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]))
         slots = threading.Semaphore(self.parallel)

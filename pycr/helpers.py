@@ -24,6 +24,7 @@ from pycr.slurm import Layout, Step, commands
 # Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
 # killed in the middle of a dump, since its code would stay inside the task.
 LET_GO = 120
+LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 HEAR_OUT = 0.3
 
 
@@ -37,6 +38,9 @@ class Helpers:
         self.ready: dict[str, protocol.Object] = {}
         self.seen: dict[str, dict[int, protocol.Object]] = {}
         self.complaints: list[str] = []
+        self.ending: set[str] = set()  # nodes whose helper has begun to let go
+        self.ended: set[str] = set()  # and those where it has
+        self._over = False
         self._joiner = protocol.Joiner()
         self._buffers = {"out": b"", "err": b""}
         self.process = subprocess.Popen(
@@ -74,6 +78,8 @@ class Helpers:
 
     def tell(self, **value: Any) -> None:
         """Send a command to every helper."""
+        if self.stdin.closed:
+            return
         with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
             self.stdin.write(protocol.parse_line(value))
             self.stdin.flush()
@@ -108,7 +114,7 @@ class Helpers:
             data = os.read(key.fd, 65536)
             if not data:
                 self._selector.unregister(key.fileobj)
-                if not self._selector.get_map():
+                if not self._selector.get_map() and not self._over:
                     raise self.lost()
                 continue
             *lines, rest = (self._buffers[key.data] + data).split(b"\n")
@@ -132,6 +138,8 @@ class Helpers:
         event = value.get("event")
         if event == "ready":
             self.ready[node] = value
+        elif event in ("ending", "ended"):
+            (self.ending if event == "ending" else self.ended).add(node)
         elif event == "error":
             raise self._raised(f"{self.step.title}: node {node}", value)
         elif event == "failed":
@@ -147,6 +155,8 @@ class Helpers:
         if not line.strip():
             return
         self.complaints.append(line)
+        if self._over:
+            return
         # One helper's end does not end srun: the others wait for commands.
         if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
             self._hear_out()
@@ -165,7 +175,10 @@ class Helpers:
         self.complaints += [line for line in rest.decode("utf-8", "replace").splitlines() if line]
 
     def lost(self) -> PycrError:
-        """Say why the helpers, or one of them, are no more."""
+        """Say why the helpers, or one of them, are no more; the others let go."""
+        # Before Slurm is asked anything: with slurmctld down its answer takes minutes.
+        with suppress(OSError):
+            self.stdin.close()
         with suppress(SlurmError):
             job = commands.job(self.step.job_id)
             if not job.running or job.state == "COMPLETING":
@@ -211,22 +224,39 @@ class Helpers:
         return f" (waited for {waiting[0]}{last})"
 
     def end(self) -> None:
-        """Let the helpers end and wait until they have. Raises TimedOut when they do not."""
+        """Let the helpers end and wait until they have. Raises TimedOut when they do not.
+
+        One that does not say that it ends is lost, with its node or its slurmstepd, and srun would
+        wait for it for ever: it is not waited for. Its tasks are let go by its own end.
+        """
+        self._over = True
         with suppress(OSError):
             self.stdin.close()
         if self.process.poll() not in (None, 0) and self.ready:
             # srun is gone and slurmstepd does not tell its helpers; on SIGTERM they let go.
-            step = next(iter(self.ready.values()))["step"]
-            with suppress(SlurmError):
-                commands.run("scancel", "--signal=TERM", f"{self.step.job_id}.{step}")
-        give_up = time.monotonic() + LET_GO
-        while self._selector.get_map() and time.monotonic() < give_up:
+            self._cancel("TERM")
+        began = time.monotonic()
+        while self._selector.get_map() and time.monotonic() - began < LET_GO:
             with suppress(PycrError):
                 self.take(0.5)
+            if time.monotonic() - began > LAST_WORD and self.ending <= self.ended:
+                break
         try:
-            self.process.wait(max(0.1, give_up - time.monotonic()))
+            self.process.wait(0.1 if self._selector.get_map() else LET_GO)
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(
-                f"{self.step.title}: its helpers do not end: look at them with"
-                f" squeue -s -j {self.step.job_id}"
-            ) from error
+            stuck = sorted(self.ending - self.ended)
+            if stuck:
+                raise TimedOut(
+                    f"{self.step.title}: its helper on node {stuck[0]} does not end: look at it"
+                    f" with squeue -s -j {self.step.job_id}"
+                ) from error
+            self._cancel("KILL")
+            self.process.kill()
+            self.process.wait()
+
+    def _cancel(self, signal: str) -> None:
+        """Have Slurm send the helpers a signal."""
+        step = next((value["step"] for value in self.ready.values()), None)
+        if step is not None:
+            with suppress(SlurmError):
+                commands.run("scancel", f"--signal={signal}", f"{self.step.job_id}.{step}")

@@ -17,6 +17,7 @@ what it reads to every helper:
         | <------ released (task)       |  vacate: seal, commit, then release
         | <------ sealed (task, files)  |
         | end ------------------------->|
+        | <---------------- ending, ended|  it begins to let go; it has
     For a batch script, that also has `committed`, after which its end is the script's, and
     `collect` (vacate: keep what its sruns still say). A freeze that comes too late (a step has just
     begun) fails, and ask and dump come again.

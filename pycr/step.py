@@ -122,7 +122,9 @@ class Checkpoint:
         if options.image_dir is not None:
             config.check_directory(Path(options.image_dir))
         self.helpers = Helpers(step, self.layout, self.deadline)
-        self.helpers.tell(do="find", tasks=self.layout, wait=self._just_started())
+        self.helpers.tell(
+            do="find", tasks=self.layout, wait=self._just_started(), patience=options.max_wait
+        )
 
     def _layout(self) -> Layout:
         return commands.layout(self.step.job_id, self.step.step_id)
