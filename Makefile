@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench build clean
+.PHONY: help setup demo test faults lint bench build clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ demo: setup  ## 4 tasks on 2 nodes: vacated midway, restarted on other nodes
 test: setup  ## the whole suite, on real clusters of both releases
 	$(PYTEST) -n 2 --dist worksteal tests
 	PYCR_RELEASE=forky $(PYTEST) tests/slurm/test_main.py
+
+ROUNDS := 25
+SEED := 1
+faults: setup  ## ROUNDS=N rounds of injected faults, drawn from SEED=S
+	@$(BIN)/python -m tests.faults --rounds $(ROUNDS) --seed $(SEED)
 
 lint: setup  ## ruff, mypy, cython-lint, shellcheck
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pycr.helpers import LAST_WORD
+from pycr.step import END_WAIT
 from tests.faults import places
 from tests.faults.processes import step_of
 from tests.faults.scene import Scene
@@ -41,6 +43,7 @@ class Fault(NamedTuple):
     short: bool = True
     max_wait: int = 6
     loses_step: bool = False  # the victim's step may end; a batch script runs on without it
+    slow: float = 0.0  # seconds beyond --max-wait that pycr may wait for what is lost
     silent: bool = False  # helpers may learn of it only by silence: max_wait and 30 s
 
 
@@ -141,6 +144,17 @@ def time_limit(scene: Scene) -> str:
     return f"job {job}: its time is over"
 
 
+def killed_at_commit(scene: Scene) -> str:
+    """The coordinator, as soon as the generation can be seen."""
+    folder = scene.host("n0", scene.images)
+    before = set(folder.glob("*/[0-9]*"))
+    coordinator = scene.processes.await_kind("coordinator", scene.under_way)
+    while scene.under_way():
+        if set(folder.glob("*/[0-9]*")) - before:
+            return scene.strike(coordinator, signal.SIGKILL)
+    return ""
+
+
 def second_checkpoint(scene: Scene) -> str:
     victim = scene.victim
     scene.second = victim.login.popen(
@@ -172,6 +186,7 @@ FAULTS: dict[str, Fault] = {
     "helper_term": Fault(_to("helper", TERM), target="helper", span=0.5),
     "criu_kill": Fault(criu_killed, target="helper", span=0.3),
     "coordinator_kill": Fault(_to("coordinator", KILL)),
+    "coordinator_kill_at_commit": Fault(killed_at_commit, target="coordinator"),
     "coordinator_term": Fault(_to("coordinator", TERM)),
     "coordinator_int": Fault(_to("coordinator", INT)),
     "helper_srun_kill": Fault(_to("helper srun", KILL), target="helper srun", span=0.5),
@@ -183,7 +198,9 @@ FAULTS: dict[str, Fault] = {
     "slurmctld_kill": Fault(slurmctld_killed, max_wait=10),
     "slurmctld_hung": Fault(slurmctld_hung, max_wait=10),
     "slurmstepd_kill": Fault(slurmstepd_killed, then=ENDS),
-    "helper_slurmstepd_kill": Fault(helpers_slurmstepd_killed, target="helper", span=0.4),
+    "helper_slurmstepd_kill": Fault(
+        helpers_slurmstepd_killed, target="helper", span=0.4, slow=LAST_WORD
+    ),
     "pod_kill": Fault(_to("pod", KILL), then=ENDS, victims=("restored",)),
     "pod_parent_kill": Fault(_to("pod's parent", KILL), then=ENDS, victims=("restored",)),
     "step_cancelled": Fault(step_cancelled, then=ENDS, loses_step=True),
@@ -196,7 +213,7 @@ FAULTS: dict[str, Fault] = {
         places.freeze, prepare=places.disk, one_node=True, victims=STEPS, short=False
     ),
     "all_lost": Fault(all_lost, target="criu", span=0.25, silent=True, short=False, max_wait=3),
-    "node_gone": Fault(node_gone, then=ENDS, short=False),
+    "node_gone": Fault(node_gone, then=ENDS, short=False, slow=END_WAIT + LAST_WORD),
     "time_limit": Fault(time_limit, then=ENDS, short=False),
     "clock_stepped": Fault(clock_stepped, short=False),
 }

@@ -23,8 +23,8 @@ SCRIPT = """#!/bin/bash
 srun --cr -K {command} &
 i=0
 while [ ! -e stop ]; do echo "S $i"; i=$((i+1)); sleep 0.05; done
-wait $!
-exit $?
+wait $! && exit 7
+exit 1
 """
 LINE = re.compile(r"(\d+|S) (?:(\d+)(?: ([0-9a-f]{8}))?|(end) (\d+) ([\d.]+)|(fail) (.*))")
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
@@ -93,7 +93,7 @@ def read_lives(text: str) -> Iterator[Life]:
 class Victim:
     """proof.py in a step of its own: srun --cr."""
 
-    restored = False
+    good = 0  # its exit status when all is well
 
     def __init__(self, login: Login, shape: Shape) -> None:
         self.login, self.shape = login, shape
@@ -203,8 +203,6 @@ class Victim:
 class Restored(Victim):
     """The same, vacated and restarted before the round begins: its tasks are in pods."""
 
-    restored = True
-
     def start(self) -> None:
         super().start()
         done = self.login.pycr("vacate", self.name, "--image-dir", self.images)
@@ -218,6 +216,8 @@ class Restored(Victim):
 
 class Batch(Victim):
     """A batch script that writes lines of its own, and proof.py in its step."""
+
+    good = 7
 
     def works_since(self, beats: list[int]) -> bool:
         if not self.script_alone:
@@ -238,7 +238,16 @@ class Batch(Victim):
     def start(self) -> None:
         script = self.login.place / "job.sh"
         script.write_text(SCRIPT.format(command=f"{self.program} {self.shape.mib}"))
-        words = ["--parsable", "-o", "out.1", "--open-mode=append", "-J", "job", *self.options()]
+        words = [
+            "--parsable",
+            "-o",
+            "out.1",
+            "--open-mode=append",
+            "--no-requeue",
+            "-J",
+            "job",
+            *self.options(),
+        ]
         done = self.login.run("sbatch", *words, "job.sh")
         if done.returncode:
             raise Wrong(f"sbatch: {done.stderr}")

@@ -6,8 +6,8 @@ it, in the file `file.RANK`, held open for appending; until there is a file `sto
 CHAIN is a CRC over all lines so far, kept in memory. A round also checks and rewrites a block of
 MIB of memory, whose content says in which round it was written, and has a child send the number
 back over a pipe. At its end it checks all of its memory and writes "RANK end I PAUSE" to both,
-PAUSE being its longest stop in seconds; rank 0 ends with 7, the others with 0. What is wrong is
-said as "RANK fail WHAT", and the status is 1.
+PAUSE being its longest stop in seconds. What is wrong is said as "RANK fail WHAT", and ends it
+with 1.
 usage: proof.py [MIB]
 """
 
@@ -85,7 +85,7 @@ def main(rank: int, blocks: int) -> int:
             fail(rank, f"at the end: block {each % blocks} of the memory is another")
     for each in (1, file):
         os.write(each, b"%d end %d %.3f\n" % (rank, number, pause))
-    return 7 if rank == 0 else 0
+    return 0
 
 
 if __name__ == "__main__":
