@@ -269,11 +269,12 @@ def freeze_all(script: Script) -> bool:
         step.run_phases(script.steps, ["prepare", "ask", "freeze"])
         script.freeze()
     except PycrError as error:
-        script.refuse_for_good(error)
+        # They first: with slurmctld down, Slurm's answer to what has changed takes minutes.
         for each_begun in script.steps:
             with suppress(PycrError):
                 each_begun.give_up()
         script.steps.clear()
+        script.refuse_for_good(error)
         return False
     return True
 
