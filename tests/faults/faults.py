@@ -43,6 +43,7 @@ class Fault(NamedTuple):
     short: bool = True
     max_wait: int = 6
     loses_step: bool = False  # the victim's step may end; a batch script runs on without it
+    stop: float = 0.0  # the longest stop in seconds, where it must be less than --max-wait
     slow: float = 0.0  # seconds beyond --max-wait that pycr may wait for what is lost
     silent: bool = False  # helpers may learn of it only by silence: max_wait and 30 s
 
@@ -96,6 +97,16 @@ def slurmctld_hung(scene: Scene) -> str:
     scene.wait(scene.dice.choice((0.5, 2.0, 5.0)))
     scene.strike(found, signal.SIGCONT)
     return f"{said}, and SIGCONT"
+
+
+def helper_killed_blind(scene: Scene) -> str:
+    """A helper is killed while slurmctld answers nobody: the other nodes' tasks must not wait."""
+    control = scene.processes.find("slurmctld")
+    scene.strike(control, signal.SIGSTOP)
+    said = scene.strike(scene.processes.find("helper"), signal.SIGKILL)
+    scene.wait(8.0)
+    scene.strike(control, signal.SIGCONT)
+    return said and f"{said}, slurmctld hung"
 
 
 def slurmstepd_killed(scene: Scene) -> str:
@@ -181,7 +192,7 @@ KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 NOT_N0 = ("step", "restored")
 
 FAULTS: dict[str, Fault] = {
-    "none": Fault(lambda scene: "nothing"),
+    "none": Fault(lambda scene: "nothing", short=False),
     "helper_kill": Fault(_to("helper", KILL), target="helper", span=0.5),
     "helper_term": Fault(_to("helper", TERM), target="helper", span=0.5),
     "criu_kill": Fault(criu_killed, target="helper", span=0.3),
@@ -197,9 +208,12 @@ FAULTS: dict[str, Fault] = {
     "slurmd_kill": Fault(slurmd_killed),
     "slurmctld_kill": Fault(slurmctld_killed, max_wait=10),
     "slurmctld_hung": Fault(slurmctld_hung, max_wait=10),
+    "helper_kill_blind": Fault(
+        helper_killed_blind, target="helper", span=0.5, stop=5.0, slow=10.0, max_wait=10
+    ),
     "slurmstepd_kill": Fault(slurmstepd_killed, then=ENDS),
     "helper_slurmstepd_kill": Fault(
-        helpers_slurmstepd_killed, target="helper", span=0.4, slow=LAST_WORD
+        helpers_slurmstepd_killed, target="helper", span=0.4, slow=LAST_WORD, short=False
     ),
     "pod_kill": Fault(_to("pod", KILL), then=ENDS, victims=("restored",)),
     "pod_parent_kill": Fault(_to("pod's parent", KILL), then=ENDS, victims=("restored",)),

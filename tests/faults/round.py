@@ -4,22 +4,22 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.faults import left
+from tests.faults import judge, kept, left
 from tests.faults.faults import EITHER, ENDS, FAULTS, ON
+from tests.faults.places import PLACE
 from tests.faults.plan import NODES, Plan
 from tests.faults.scene import Scene
-from tests.faults.victims import KINDS, Victim, Wrong, read_lives
+from tests.faults.victims import KINDS, Victim, Wrong
 from tests.login import Login, until
 
-EARLY = (-signal.SIGINT, -signal.SIGTERM)
 GRACE = 30  # seconds of silence beyond --max-wait that a helper bears (docs/reliability.md)
 SLACK = 6.0  # seconds that a busy machine may take for anything
 LIMITS = {"time_limit": 70.0, "node_gone": 90.0}  # seconds that Slurm takes to end such a victim
@@ -53,6 +53,7 @@ class Round:
         self.problems: list[str] = []
         self.hit = self.words = ""
         self.status: int | None = None
+        self.second: tuple[int, str] | None = None
         self.end_status = self.victim.good
         self.before_fault: set[str] = set()
         self.made = self.ran_on = self.restarted = False
@@ -73,17 +74,18 @@ class Round:
             self.attempt_with_fault()
             self.aftermath()
             self.restart()
+            self.beside()
             remains = self.left(mounts, but_mounts=self.fault.prepare is not None)
         except Exception as error:
             self.problems.append(f"{type(error).__name__}: {error}")
             remains = [str(p) for p in scene.processes.all() if p.users]
         finally:
             if self.problems:
-                self.keep(keep)
+                kept.keep(keep, scene)
             scene.put_right()
             self.login.cancel_all()
             scene.clear_up()
-        self.sweep_sockets()
+        remains += left.sweep_sockets(scene.processes, cluster=self.cluster)
         remains += [each for each in self.left(mounts) if each not in remains]
         shutil.rmtree(self.login.place, ignore_errors=True)
         self.problems += [f"left: {each}" for each in remains]
@@ -155,7 +157,7 @@ class Round:
             self.hit = self.fault.inject(scene)
         self.status, self.words = self._await(scene.pycr, self.fault.max_wait)
         if scene.second is not None:
-            self.judge_second(*self._await(scene.second, 6))
+            self.second = self._await(scene.second, 6)
         scene.put_right()
         new = sorted(set(self.generations()) - set(before))
         self.made = bool(new)
@@ -163,7 +165,7 @@ class Round:
             self.victim.script_alone = True
         for each in new:
             self.windows[each] = (lower, self.victim.beats())
-        self.judge(self.status, self.words, new, removed="removed" in self.hit)
+        self.judge(self.status, self.words, new)
 
     def _await(self, process: subprocess.Popen[str], max_wait: int) -> tuple[int, str]:
         try:
@@ -176,29 +178,14 @@ class Round:
         self.out = out
         return process.returncode, err
 
-    def judge(self, status: int, words: str, new: list[str], removed: bool = False) -> None:
-        """See that pycr's exit status and words fit what there is."""
-        lines = [line for line in words.splitlines() if not line.startswith("pycr: warning: ")]
-        if status == 0 and len(new) != 1 and not (self.scene.second and len(new) == 2):
-            if not removed:
-                self.problems.append(f"pycr ended with 0 and made {new}")
-        elif status in EARLY and not new and not words:
-            pass  # it had not yet begun: Python has no handler at first
-        elif status not in (0, -signal.SIGKILL):
-            if new and "checkpointed" not in words and not self.scene.second:
-                self.problems.append(f"pycr ended with {status} and made {new}: {words}")
-            if len(lines) != 1 or not lines[0].startswith("pycr: ") or "fault of" in words:
-                self.problems.append(f"pycr ended with {status} and said {words!r}")
-        if self.scene.second is None and len(new) > 1:
-            self.problems.append(f"one checkpoint has made {new}")
-
-    def judge_second(self, status: int, words: str) -> None:
-        """Of two checkpoints at once one is made, or both, one after the other."""
-        self.scene.note(f"the second ended with {status}")
-        if status not in (0, 13) and not (self.plan.verb == "vacate" and status in (5, 9, 14)):
-            self.problems.append(f"the second pycr ended with {status}: {words}")
-        if self.status and status:
-            self.problems.append(f"neither of two checkpoints was made: {self.words}; {words}")
+    def judge(self, status: int, words: str, new: list[str]) -> None:
+        """Judge what one pycr, or two at once, said of what there is."""
+        if self.second is not None:
+            self.scene.note(f"the second ended with {self.second[0]}")
+            vacate = self.plan.verb == "vacate"
+            self.problems += judge.two(status, words, *self.second, new, vacate)
+        else:
+            self.problems += judge.one(status, words, new, removed="removed" in self.hit)
 
     def expected(self) -> str:
         """Return what must become of the victim."""
@@ -237,7 +224,13 @@ class Round:
         else:
             victim.stop()
             victim.end(30)
-        self.proof(self.ran_on and not victim.script_alone)
+        whole = self.ran_on and not victim.script_alone
+        pause = judge.lives(victim, whole)
+        if whole:
+            self.scene.note(f"longest stop {pause:.2f} s")
+            limit = self.fault.max_wait + 2 + (GRACE if self.fault.silent else 0)
+            if pause > (self.fault.stop or limit) and self.plan.fault != "dir_hung":
+                raise Wrong(f"its longest stop was {pause:.1f} s")
 
     def settled(self, beats: list[int]) -> bool:
         """Tell whether it has ended, or has gone on for long enough to show that it does not."""
@@ -258,25 +251,6 @@ class Round:
                     self.windows[each] = (lower, self.victim.beats())
             time.sleep(0.1)
 
-    def proof(self, whole: bool) -> None:
-        """Hold what the victim has written against the truth. whole: it came to its end."""
-        victim = self.victim
-        lives = list(read_lives(victim.text()))
-        if len(lives) > victim.lives:
-            raise Wrong(f"{len(lives)} lives were seen of {victim.lives}: it has repeated itself")
-        for task, text in enumerate(victim.files()):
-            own = list(read_lives(text))
-            if len(own) > victim.lives:
-                raise Wrong(f"task {task} has repeated itself in its file")
-            if whole and str(task) not in own[-1].ended:
-                raise Wrong(f"task {task} has not come to its end")
-        if whole:
-            pause = max(list(read_lives(text))[-1].pause for text in victim.files())
-            self.scene.note(f"longest stop {pause:.2f} s")
-            limit = self.fault.max_wait + 2 + (GRACE if self.fault.silent else 0)
-            if pause > limit and self.plan.fault != "dir_hung":
-                raise Wrong(f"its longest stop was {pause:.1f} s")
-
     def restart(self) -> None:
         """See that the newest generation restarts to the right answer."""
         found = self.generations()
@@ -285,47 +259,28 @@ class Round:
                 raise Wrong("no generation is left")
             return
         newest = max(found, key=int)
-        after = set(found) - self.before_fault
         before = self.victim.text()
         status, said = self.victim.restart(f"{self.scene.images}/{self.step_dir}/{newest}")
+        restarts = 1
+        after = set(found) - self.before_fault
         if self.victim.script_alone and newest in after and status != self.victim.good:
             # A script whose step is lost ends as it would have; what was made before has the step.
             if self.ran_on and status != self.end_status:
                 raise Wrong(f"the script ended with {self.end_status}, restarted with {status}")
-            newest = max(set(found) - after, key=int)
+            newest, restarts = max(set(found) - after, key=int), 2
             before = self.victim.text()
             status, said = self.victim.restart(f"{self.scene.images}/{self.step_dir}/{newest}")
         if status != self.victim.good:
             raise Wrong(f"the restart from {newest} ended with {status}: {said[-400:]}")
-        lives = list(read_lives(before + said))
-        if len(lives) > self.victim.lives + 1:
-            raise Wrong(f"the restart has repeated itself: {len(lives)} lives")
-        self.check_life(said, newest)
-        for task, text in enumerate(self.victim.files()):
-            if str(task) not in list(read_lives(text))[-1].ended:
-                raise Wrong(f"the restarted task {task} has not come to its end in its file")
+        judge.restarted(self.victim, before, said, restarts, self.windows[newest])
         self.restarted = True
 
-    def check_life(self, said: str, newest: str) -> None:
-        """See that a restarted life begins where its checkpoint was, and comes to its end."""
-        first: dict[str, int] = {}
-        ended = set(re.findall(r"^(\d+) end ", said, re.M))
-        for writer, number in re.findall(r"^(\d+|S) (\d+)\b", said, re.M):
-            first.setdefault(writer, int(number))
-        if set(first) - {"S"} != self.victim.writers - {"S"} or ended != self.victim.writers - {
-            "S"
-        }:
-            raise Wrong(
-                f"of {sorted(self.victim.writers)} the restart heard {sorted(first)}"
-                f" and the ends of {sorted(ended)}"
-            )
-        lower, upper = self.windows[newest]
-        for task, low, high in zip(range(self.plan.shape.tasks), lower, upper):
-            if not low + 1 <= first[str(task)] <= high + 2:
-                raise Wrong(
-                    f"task {task} was restarted at {first[str(task)]}, but its checkpoint"
-                    f" {newest} was made from {low} to {high}"
-                )
+    def beside(self) -> None:
+        """See what is left beside the generations. Only a pycr that was killed may leave a half."""
+        remains = left.beside_images(self.scene.host("n0", self.scene.images))
+        if self.status == -signal.SIGKILL or self.plan.fault.startswith("dir_"):
+            remains = [each for each in remains if "/.new-" not in each]
+        self.problems += [f"left beside the generations: {each}" for each in remains]
 
     def left(self, mounts: dict[str, set[str]], but_mounts: bool = False) -> list[str]:
         """Return what is left on the nodes, when it had time to go."""
@@ -334,43 +289,14 @@ class Round:
         def clean() -> bool:
             found[:] = left.on_nodes(self.scene.processes, list(NODES), mounts)
             if but_mounts:
-                found[:] = [each for each in found if "/srv/faults" not in each]
+                found[:] = [each for each in found if PLACE not in each]
             found.extend(f"step {step}" for step in self.login.steps())
             found.extend(f"job {job}" for job in self.login.jobs())
             return not found
 
-        try:
+        with suppress(AssertionError):
             until("nothing to be left", clean, 12)
-        except AssertionError:
-            return list(found)
-        return []
-
-    def sweep_sockets(self) -> None:
-        """See that the directory of an srun_cr that was killed goes with the user's next one."""
-        for path in left.old_sockets(self.scene.processes, list(NODES)):
-            node = next(n for n in NODES if path.is_relative_to(self.scene.host(n, "/tmp")))
-            os.utime(path, (0, 0))  # what is young may not have its listener yet: srun_socket.py
-            done = self.cluster.node(node).run(
-                ["srun", "--cr", "-n1", f"-w{node}", "true"], user="alice"
-            )
-            if path.exists():
-                self.problems.append(f"left: {node}: {path.name} after an srun --cr: {done}")
-                shutil.rmtree(path)
-
-    def keep(self, directory: Path) -> None:
-        """Keep what there is to look at."""
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        for path in self.login.place.iterdir():
-            if path.is_file():
-                shutil.copy(path, directory)
-        for name, text in self.cluster.logs().items():
-            (directory / name.replace("/", "-")).write_text(text)
-        images = self.scene.host("n0", self.scene.images)
-        listing = subprocess.run(["ls", "-laR", images], capture_output=True, text=True).stdout
-        (directory / "images").write_text(listing)
-        processes = "\n".join(map(str, self.scene.processes.all()))
-        (directory / "processes").write_text(processes)
+        return found
 
 
 def _login(cluster: Any, name: str) -> Login:
