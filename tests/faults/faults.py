@@ -84,8 +84,10 @@ def slurmd_killed(scene: Scene) -> str:
     return scene.strike(found, signal.SIGKILL)
 
 
-def slurmctld_killed(scene: Scene) -> str:
-    said = scene.strike(scene.processes.find("slurmctld"), signal.SIGKILL)
+def slurmctld_stopped(scene: Scene) -> str:
+    """In order: killed outright it would forget the jobs of the last seconds."""
+    said = scene.strike(scene.processes.find("slurmctld"), signal.SIGTERM)
+    until("slurmctld to end", lambda: not scene.processes.find("slurmctld"))
     scene.wait(scene.dice.choice((0.5, 2.0, 5.0)))
     _restart_daemon(scene, "n0", "slurmctld")
     return f"{said}, started again"
@@ -206,7 +208,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "srun_kill": Fault(_to("srun", KILL), then=EITHER, loses_step=True),
     "slurmd_kill": Fault(slurmd_killed),
-    "slurmctld_kill": Fault(slurmctld_killed, max_wait=10),
+    "slurmctld_restart": Fault(slurmctld_stopped, max_wait=10),
     "slurmctld_hung": Fault(slurmctld_hung, max_wait=10),
     "helper_kill_blind": Fault(
         helper_killed_blind, target="helper", span=0.5, stop=5.0, slow=10.0, max_wait=10
