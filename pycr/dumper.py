@@ -390,7 +390,7 @@ class Helper:
         for dump in self.dumps.values():
             dump.release(commit)
         for dump in self.dumps.values():
-            dump.join()
+            dump.finish()
         if self.keep or not commit:
             self.asked.tell("go on")
 

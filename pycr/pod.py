@@ -292,14 +292,14 @@ class Pod:
                         dump.write()
                     elif value["do"] == "release" and dump is not None:
                         dump.release(bool(value["commit"]))
-                        dump.join()
+                        dump.finish()
                         return  # the pod of a task that has ended waits for this process
                 except PycrError as error:
                     protocol.say(stream, {"event": "failed", **protocol.failure(error)})
             # The helper is gone: a dump it did not commit is none.
             if dump is not None:
                 dump.release(False)
-                dump.join()
+                dump.finish()
 
     def criu_version(self) -> tuple[int, ...]:
         return criu.version(criu.find(self.criu))

@@ -159,7 +159,7 @@ class ScriptHelper(Helper):
         """Make place for another attempt."""
         for dump in self.dumps.values():
             dump.release(False)
-            dump.join()
+            dump.finish()
         if self.dumps:
             for task_id, pod in self.pods.items():
                 pod.close()  # it serves one dump

@@ -21,6 +21,9 @@ from pycr.errors import AlreadyDone, DirectoryError, NotSupported, PycrError, Ta
 from pycr.hidden import Hidden
 from pycr.protocol import Object, failure
 
+# Seconds after which a criu is killed that was told to give up: it may hang in a file system that
+# does not answer, or still have gigabytes to write, and the task stands still as long.
+GIVE_UP = 10.0
 SHEPHERD = 2.0  # seconds that an srun whose parent has ended may take to end too
 Report = Callable[[Object], None]
 
@@ -157,6 +160,7 @@ class Dump(threading.Thread):
         self._refused: PycrError | None = None
         self._has_slot = False
         self._noting: threading.Thread | None = None
+        self._criu = criu.Handle()
         self._hidden = Hidden(root, directory, limits.ghost_limit)
 
     def release(self, commit: bool) -> None:
@@ -164,6 +168,14 @@ class Dump(threading.Thread):
         self._commit = commit
         self._go.set()
         self._all_frozen.set()
+
+    def finish(self) -> None:
+        """Wait, after release(), until criu has let the task go."""
+        if not self._commit:
+            self.join(GIVE_UP)
+            if self.is_alive():
+                self._criu.kill()
+        self.join()
 
     def write(self) -> None:
         """Let it be written: every task stands still."""
@@ -202,6 +214,7 @@ class Dump(threading.Thread):
                 leave_running=self.keep,
                 ghost_limit=self.limits.ghost_limit,
                 timeout=self.limits.timeout,
+                handle=self._criu,
             )
         except criu.DumpFailure as error:
             if self._refused is not None:

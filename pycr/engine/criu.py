@@ -213,6 +213,18 @@ class RestoreFailure(Failure, RestoreFailed):
     """The tree could not be restored; nothing of it runs."""
 
 
+class Handle:
+    """The criu of a dump, for who must end it: one that is killed lets its tree run on."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """Kill it, where it runs."""
+        if self.process is not None:
+            self.process.kill()
+
+
 class DumpTimes(NamedTuple):
     """How long a dump took: frozen is from the freeze to the release, seconds from its start."""
 
@@ -230,6 +242,7 @@ def dump(
     leave_running: bool,
     ghost_limit: int,
     timeout: int,
+    handle: Handle | None = None,
 ) -> DumpTimes:
     """Dump the tree of `pid` into the directory open as `dir_fd`.
 
@@ -240,10 +253,13 @@ def dump(
     leave_running: whether the tree goes on after a successful dump, or is killed.
     ghost_limit: the largest deleted file, in bytes, that is put into the image.
     timeout: seconds CRIU may take to freeze the tree.
+    handle: is given the criu process.
 
     Raises DumpFailure, NotSupported.
     """
     worker = Worker(path)
+    if handle is not None:
+        handle.process = worker.process
     began = since = ended = time.monotonic()
     held: bool | None = None
 
