@@ -49,6 +49,9 @@ class PodDump(task.Dump):
         """Return what the pod has found: only there it is as the task knows it."""
         return self.highest
 
+    def refuse_privileged(self) -> None:
+        """Refuse nothing: the pod has looked, and its own processes have a capability."""
+
     def late_timers(self) -> list[tuple[int, int]]:
         """Return none: the pod has looked."""
         return []
@@ -268,7 +271,13 @@ class Helper:
         if proc.comm(leader) != protocol.POD_COMM:
             return task.describe(leader)
         connection = self.connect(leader)
-        answer = self.tell(connection, {"do": "describe", "ready": task_id not in self.asking})
+        connection.settimeout(POD_STARTING)
+        try:
+            answer = self.tell(connection, {"do": "describe", "ready": task_id not in self.asking})
+        except OSError as error:
+            connection.close()
+            raise TaskError(f"its pod is not ready: {error}") from error
+        connection.settimeout(None)
         self.pods[task_id] = connection
         return answer
 

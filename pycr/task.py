@@ -237,7 +237,7 @@ class Dump(threading.Thread):
         """Report that it stands still, wait for the others and a turn; return whether to write."""
         try:
             # Only now that it stands still nothing of it can become another user's (execve(2)).
-            refuse_privileged(self.root)
+            self.refuse_privileged()
             facts = self.look() if self.look is not None and self.hold else {}
         except PycrError as error:
             self._refused = error
@@ -298,6 +298,10 @@ class Dump(threading.Thread):
             self._hidden.keep()
         except (OSError, ValueError) as error:
             self._refused = DirectoryError(f"{self.directory / image.FILES}: {error}")
+
+    def refuse_privileged(self) -> None:
+        """Refuse what has more than its user by now. Raises TaskError."""
+        refuse_privileged(self.root)
 
     def unread(self) -> int:
         """Return the bytes of its input that the image does not have: they are in srun's pipe."""

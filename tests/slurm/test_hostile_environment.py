@@ -50,7 +50,7 @@ def lay(user: Login) -> dict[str, str]:
     (place / "canary.c").write_text(LIBRARY)
     built = user.sh(f"gcc -shared -fPIC -DDIR='\"{there}\"' -o canary.so canary.c")
     assert built.returncode == 0, built.stderr
-    for name in ("sitecustomize.py", "usercustomize.py", "startup.py", "json.py", "pycr.py"):
+    for name in ("sitecustomize.py", "usercustomize.py", "startup.py"):
         (place / name).write_text(PYTHON.format(dir=there))
     for name in ("shell.sh", ".bashrc", ".profile"):
         (place / name).write_text(SHELL.format(dir=there))
@@ -63,7 +63,7 @@ def lay(user: Login) -> dict[str, str]:
     (place / ".criu/default.conf").write_text(f"action-script {there}/bin/criu\n")
     (place / "default.conf").write_text(f"action-script {there}/bin/criu\n")
     (place / "criu.kdat").write_bytes(b"\1" * 4096)
-    (place / "gconv-modules").write_text("module UTF-8// INTERNAL canary 1\n")
+    (place / "gconv-modules").write_text("module CANARY// INTERNAL canary 1\n")
     for path in place.rglob("*"):
         os.chown(path, place.stat().st_uid, place.stat().st_gid)
     return {
