@@ -61,15 +61,15 @@ def refuse(root: int, internet: Callable[[], str], ghost_limit: int) -> None:
     terminal: tuple[int, int, str] | None = None
     master = False
     for pid in proc.tree(root):
-        _refuse_links(pid)
+        _refuse_links(pid, ghost_limit)
         for fd, name in _descriptors(pid):
             if name.startswith("socket:["):
                 ends.setdefault(int(name[8:-1]), (pid, fd))
             elif name.startswith("anon_inode:"):
                 _refuse_anonymous(pid, fd, name)
             elif name.endswith(DELETED):
-                _refuse_linked(pid, fd, name)
-                _refuse_large(f"/proc/{pid}/fd/{fd}", name, _called(pid), ghost_limit)
+                path = f"/proc/{pid}/fd/{fd}"
+                _refuse_deleted(pid, path, name, f"descriptor {fd}", ghost_limit)
             elif name.startswith("/dev/"):
                 _refuse_device(pid, name, f"descriptor {fd}")
                 master = master or name in MASTER
@@ -119,19 +119,45 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
             yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
 
 
-def _refuse_links(pid: int) -> None:
-    """Refuse a program or directory that is gone: CRIU would restore neither."""
+def _refuse_links(pid: int, ghost_limit: int) -> None:
     for link, what in (("exe", "program"), ("cwd", "working directory")):
         name = proc.link(pid, link)
-        # A file's own name may end so; one that only ever was memory has no path.
-        if not name.endswith(DELETED) or not name.startswith("/") or name.startswith("/memfd:"):
-            continue
-        with suppress(OSError):
-            if _is_there(name, os.stat(f"/proc/{pid}/{link}")):
-                continue
+        if name.endswith(DELETED):
+            _refuse_deleted(pid, f"/proc/{pid}/{link}", name, f"the {what}", ghost_limit)
+
+
+def _refuse_deleted(pid: int, path: str, name: str, where: str, ghost_limit: int) -> None:
+    """Refuse what CRIU cannot put into an image, or make again, of what is deleted.
+
+    It makes a deleted file again when it restores, gives it its owner, which only root can where
+    that is another, and deletes it. One that has another name it would have to find by that.
+    """
+    if not name.startswith("/") or name.startswith("/memfd:"):
+        return
+    with suppress(OSError):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            return
+        if _is_there(name, status):  # a file's own name may end so
+            return
+        what = f"{where} of {_called(pid)} is a file that was deleted or replaced"
+        if stat.S_ISDIR(status.st_mode):
+            what = f"{where} of {_called(pid)} has been deleted"
+        elif status.st_nlink:
             raise TaskError(
-                f"the {what} of {_called(pid)}, {name[: -len(DELETED)]}, has been deleted"
-                " or replaced: it could not be restored"
+                f"{what}, as {name[: -len(DELETED)]}, and still has another name (a hard link),"
+                " which CRIU cannot dump"
+            )
+        if status.st_uid != os.geteuid() or status.st_gid not in {os.getegid(), *os.getgroups()}:
+            raise TaskError(
+                f"{what} ({name[: -len(DELETED)]}) and belongs to another (uid {status.st_uid}, gid"
+                f" {status.st_gid}): a restore could not make it again"
+            )
+        size = status.st_blocks * BLOCK
+        if size > ghost_limit and not name.startswith(MEMORY):
+            raise TaskError(
+                f"{what} ({name[: -len(DELETED)]}) and has {size >> 20} MiB, and at most"
+                f" {ghost_limit >> 20} MiB of one are kept: ghost_limit in plugstack.conf"
             )
 
 
@@ -161,18 +187,6 @@ def _refuse_device(pid: int, name: str, where: str) -> None:
             )
 
 
-def _refuse_linked(pid: int, fd: int, name: str) -> None:
-    """Refuse a file whose name is deleted and that has another: CRIU cannot tell which."""
-    with suppress(OSError):
-        status = os.stat(f"/proc/{pid}/fd/{fd}")
-        if stat.S_ISREG(status.st_mode) and status.st_nlink and not _is_there(name, status):
-            raise TaskError(
-                f"descriptor {fd} of {_called(pid)} is a file that was deleted as"
-                f" {name[: -len(DELETED)]} and still has another name (a hard link), which CRIU"
-                " cannot dump"
-            )
-
-
 def _maps(pid: int) -> Iterator[list[str]]:
     """Yield the named lines of /proc/PID/maps: range, flags, offset, device, inode, name."""
     with suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
@@ -182,32 +196,18 @@ def _maps(pid: int) -> Iterator[list[str]]:
                 yield words
 
 
-def _refuse_large(path: str, name: str, called: str, ghost_limit: int) -> None:
-    """Refuse a deleted file that is larger than CRIU is told to keep of one."""
-    with suppress(OSError):
-        status = os.stat(path)
-        size = status.st_blocks * BLOCK
-        if name.startswith(MEMORY):
-            return
-        if stat.S_ISREG(status.st_mode) and not status.st_nlink and size > ghost_limit:
-            raise TaskError(
-                f"{called} has a deleted file ({name[: -len(DELETED)]}) of {size >> 20} MiB, and"
-                f" at most {ghost_limit >> 20} MiB of one are kept: ghost_limit in plugstack.conf"
-            )
-
-
 def _refuse_maps(pid: int, ghost_limit: int) -> None:
     for words in _maps(pid):
         name = words[5]
-        if _is_ghost(name):
-            path = f"/proc/{pid}/map_files/{words[0]}"
-            _refuse_large(path, name, _called(pid), ghost_limit)
         if name.startswith("/SYSV"):
             raise TaskError(
                 f"{_called(pid)} has System V shared memory (shmget, key 0x{name[5:13]}), which"
                 " CRIU cannot dump: use shm_open, or a file in /dev/shm"
             )
-        if name.startswith("/dev/"):
+        if name.endswith(DELETED):
+            path = f"/proc/{pid}/map_files/{words[0]}"
+            _refuse_deleted(pid, path, name, "memory", ghost_limit)
+        elif name.startswith("/dev/"):
             _refuse_device(pid, name, "memory")
 
 

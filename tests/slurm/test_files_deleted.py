@@ -49,8 +49,8 @@ def test_deleted_file_that_is_too_large(alice: Login, cluster: Any, kind: str) -
     with plugstack(cluster, "n0", f"{PLUGIN} ghost_limit=2"):
         for verb in ("create", "vacate"):
             done = alice.pycr(verb, step, "--image-dir", ".")
-            words = f"has a deleted file ({alice.dir}/deleted) of 3 MiB, and at most 2 MiB of one"
-            assert_fails(done, 9, f"step {step}: task 0 on n0: process ", words, "ghost_limit in")
+            words = f"deleted or replaced ({alice.dir}/deleted) and has 3 MiB, and at most 2 MiB of"
+            assert_fails(done, 9, f"step {step}: task 0 on n0: ", words, "ghost_limit in")
     assert alice.steps() == [step]
     (alice.place / "stop").touch()
 

@@ -59,13 +59,24 @@ def hard_link(directory: str) -> None:
     one.unlink()
 
 
-def program() -> None:
-    shutil.copy("/bin/sleep", "program")
-    child = subprocess.Popen(["./program", "1000"])
+def program(path: str) -> None:
+    child = subprocess.Popen([path, "1000"])
     kept.append(child)
-    while not os.readlink(f"/proc/{child.pid}/exe").endswith("/program"):
+    while not os.readlink(f"/proc/{child.pid}/exe").endswith(path[1:]):
         time.sleep(0.01)
+
+
+def mapping(path: str) -> None:
+    with open(path, "rb") as file:
+        kept.append(mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ))
+
+
+def replaced() -> None:
+    """A program of the user's own, as a new build does it."""
+    shutil.copy("/bin/sleep", "program")
+    program("./program")
     os.unlink("program")
+    shutil.copy("/bin/true", "program")
 
 
 def directory() -> None:
