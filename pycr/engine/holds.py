@@ -2,7 +2,8 @@
 """What a tree holds that CRIU would refuse or lose, from /proc alone, before anything is frozen.
 
 CRIU finds most of it too, but late, when all tasks stand still, and in words of its own. What is
-not known here is left to it: nothing is refused that it would dump and restore.
+not known here is left to it. What it would dump and restore is not refused, but for inotify: of
+watches it knows the paths of a few, in /etc and /var/log, and of others not.
 """
 
 from __future__ import annotations
