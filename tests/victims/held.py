@@ -67,8 +67,10 @@ def program(path: str) -> None:
 
 
 def mapping(path: str) -> None:
+    # Python's own mmap keeps a descriptor.
+    libc.mmap.restype = ctypes.c_void_p
     with open(path, "rb") as file:
-        kept.append(mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE, mmap.PROT_READ))
+        libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno(), ctypes.c_long(0))
 
 
 def replaced() -> None:
