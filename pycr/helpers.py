@@ -191,6 +191,11 @@ class Helpers:
             )
         match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
         node = f"node {match.group(1)}: " if match else ""
+        if "Out Of Memory" in words:
+            return SlurmError(
+                f"{self.step.title}: {node}the helper did not get the memory that it needs; the"
+                " tasks run on: the job's limit must leave 64 MiB a node for a checkpoint"
+            )
         own = [line for line in self.complaints if " cr: " in line]
         if own:
             return NotSupported(f"{self.step.title}: {node}{own[0].split(' cr: ', 1)[1]}")

@@ -3,6 +3,7 @@
 #
 #   slurmstepd forks the task
 #     root   cr_caps_keep       keep the permitted set over Slurm's setuid to the user
+#            cr_die_first       (helper) be what the kernel ends when memory runs out
 #     user   cr_caps_narrow     first of all, keep no more than pycr may ever need, none in effect
 #            cr_caps_set        (helper, restart) put the named ones into effect
 #            cr_pod_clone       (restart) CAP_SYS_ADMIN: new PID and mount namespaces
@@ -32,6 +33,21 @@ cdef void cr_caps_narrow(uint64_t mask) noexcept nogil:
         if syscall(SYS_capset, &header, data) == 0:
             return
     cr_caps_drop()
+
+
+cdef int cr_die_first() noexcept nogil:
+    """Where the job's memory does not do, have the kernel end this process first.
+
+    It would take the largest, a task: a checkpoint would end what it is to save. Here and not in
+    the helper, which takes memory to start, and whose files in /proc may be root's.
+    """
+    cdef int fd = open(b"/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC)
+    cdef long wrote
+    if fd < 0:
+        return -1
+    wrote = write(fd, b"1000", 4)
+    close(fd)
+    return 0 if wrote == 4 else -1
 
 
 cdef int cr_caps_set(uint64_t mask) noexcept nogil:

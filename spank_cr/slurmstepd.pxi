@@ -52,6 +52,8 @@ cdef int cr_slurmstepd_task_init_privileged(spank_t sp) noexcept nogil:
     cdef uint32_t step_id = 0
     cdef bint step = cr_is_step(sp, &step_id)
     cdef bint batch = cr_is_batch(sp)
+    if step and options.helper[0] != 0 and cr_die_first() != 0:
+        slurm_error(b"cr: couldn't set oom_score_adj: %s", strerror(errno))
     # Whether a batch script is to be restored is not known yet; if not, task_init gives it all up.
     if not batch and not (step and (options.restart_dir[0] != 0 or options.helper[0] != 0)):
         return 0

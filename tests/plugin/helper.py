@@ -54,6 +54,7 @@ def report() -> dict[str, object]:
         "status": status(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
+        "oom": int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii")),
         "sid": os.getsid(0),
         "processes": sorted(int(each) for each in os.listdir("/proc") if each.isdigit()),
         "variables": variables(),

@@ -54,6 +54,12 @@ class TestHelper:
             ["-I", "-m", "pycr.node", "7", "3", "5", "1", "8", "n1", "", "0", "1024", "7.0"]
         )
 
+    def test_it_is_what_the_kernel_ends_first(self, host: Host, python: Path) -> None:
+        """Where memory runs out; but no pod is: that would be the task."""
+        before = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+        assert before < 1000
+        assert helper(host, python).helper["oom"] == 1000
+
     def test_its_words_with_settings(self, host: Host, python: Path, place: Path) -> None:
         criu = place / "criu"
         criu.touch(0o755)

@@ -80,6 +80,13 @@ def test_it_is_told_what_to_do_about_files(host: Host, python: Path, place: Path
     assert run.helper["argv"][-1] == "keep"
 
 
+def test_memory_ends_it_no_sooner_than_the_task_it_is(
+    host: Host, python: Path, place: Path
+) -> None:
+    before = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    assert pod(host, python, place)["oom"] == before
+
+
 def test_its_socket_has_another_name_each_time(host: Host, python: Path, place: Path) -> None:
     names = {pod(host, python, place)["argv"][-7] for _ in range(3)}
     assert len(names) == 3
