@@ -36,9 +36,10 @@ def pipe_data(dir_fd: int, inode: int) -> bytes:
             if len(head) < 4:
                 return b""
             length = int.from_bytes(head, sys.byteorder)
-            if length > rpc.MAX_MESSAGE:
+            message = file.read(min(length, rpc.MAX_MESSAGE))
+            if len(message) < length:
                 raise ValueError(f"{PIPES_DATA}: damaged")
-            fields = rpc.decode(file.read(length))
+            fields = rpc.decode(message)
             size = fields.get(2, [0])[0]
             if not isinstance(size, int) or size > MAX_PIPE:
                 raise ValueError(f"{PIPES_DATA}: damaged")
