@@ -6,10 +6,13 @@ PACKAGES := mmdebstrap debian-archive-keyring python3 python3-venv python3-dev g
 	libslurm-dev binutils iproute2 util-linux shellcheck man-db
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ := build/fuzz/venv
+FUZZ_PACKAGES := clang libclang-rt-dev
+TIME := 60
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint bench build clean
+.PHONY: help setup demo test lint bench faults fuzz load build clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +49,20 @@ lint: setup  ## ruff, mypy, cython-lint, shellcheck
 
 bench: setup  ## ratios against plain srun and plain criu
 	@$(BIN)/python -m tests.bench
+
+fuzz: $(FUZZ)/ready  ## each fuzz target for TIME=60 seconds, or those in NAMES="frame words"
+	$(FUZZ)/bin/python -m tests.fuzz --seconds $(TIME) $(NAMES)
+
+# Not in `make setup`: clang is large, and there is no atheris for every Python.
+$(FUZZ)/ready: requirements-fuzz.txt | setup
+	@dpkg -s $(FUZZ_PACKAGES) >/dev/null 2>&1 || { apt-get -q update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $(FUZZ_PACKAGES); }
+	/usr/bin/python3 -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip -q install -r requirements-fuzz.txt
+	@touch $@
+
+load: setup  ## many tasks, nodes, steps and checkpoints, and a large task; NAMES="rounds large"
+	$(BIN)/python -m tests.load $(NAMES)
 
 build: setup  ## the plugin alone, for the Slurm whose headers are installed
 	$(BIN)/python setup.py build_plugin
