@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pycr.helpers import LAST_WORD
 from pycr.step import END_WAIT
 from tests.faults import places
-from tests.faults.processes import step_of
+from tests.faults.processes import step_of, without_children
 from tests.faults.scene import Scene
 from tests.login import until
 
@@ -49,7 +49,7 @@ class Fault(NamedTuple):
 
 
 def _to(kind: str, number: signal.Signals) -> Callable[[Scene], str]:
-    return lambda scene: scene.strike(scene.processes.find(kind), number)
+    return lambda scene: scene.strike(without_children(scene.processes.find(kind)), number)
 
 
 def criu_killed(scene: Scene) -> str:

@@ -150,12 +150,23 @@ def look(pid: int, nodes: dict[str, str]) -> Process | None:
         return None
 
 
+def without_children(processes: list[Process]) -> list[Process]:
+    """Return those that are no other's child: srun has one to clean up after it."""
+    pids = {process.pid for process in processes}
+    return [process for process in processes if int(_stat(process.pid)[1]) not in pids]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return what proc(5) has of a process behind its name: state, parent, ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X", "0"]
+
+
 def state(pid: int) -> str:
     """Return a process's state as proc(5) has it, "X" where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
+    return _stat(pid)[0]
 
 
 def kill(processes: list[Process], number: signal.Signals) -> list[Process]:

@@ -224,6 +224,8 @@ class Round:
         else:
             victim.stop()
             victim.end(30)
+        # srun_cr may be gone, and its srun not.
+        until("the job to be over", victim.over, 30)
         whole = self.ran_on and not victim.script_alone
         pause = judge.lives(victim, whole)
         if whole:
