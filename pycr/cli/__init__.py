@@ -94,16 +94,18 @@ def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
 def main() -> int:
     """Run the command line; return its exit status."""
     # Interrupted or terminated, a checkpoint is given up in order, as for an error.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
-    arguments = parser().parse_args()
+    debug = False
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
+        arguments = parser().parse_args()
+        debug = arguments.debug
         module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")
         return int(module.run(arguments.verb, arguments.rest))
     except PycrError as error:
-        if arguments.debug:
+        if debug:
             raise
         print(f"pycr: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
@@ -114,13 +116,13 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if arguments.debug:
+        if debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(f"pycr: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return DirectoryError.exit_status
     except Exception as error:
-        if arguments.debug:
+        if debug:
             raise
         what = f"{type(error).__name__}: {error}"
         print(f"pycr: a fault of pycr's own: {what} (--debug shows where)", file=sys.stderr)
