@@ -8,7 +8,7 @@ import signal
 
 from tests.faults.victims import Victim, Wrong, read_lives
 
-EARLY = (-signal.SIGINT, -signal.SIGTERM)  # it had not begun: Python has no handler at first
+EARLY = (-signal.SIGINT, -signal.SIGTERM)  # before main(): it is Python that dies of it
 BUSY = 13
 ENDED = (5, 9, 14)  # what a checkpoint may say of a victim that another's vacate is ending
 
@@ -50,7 +50,9 @@ def two(
 def _said(status: int, words: str) -> list[str]:
     """Return what is wrong with what it said: one line where it failed, and no traceback ever."""
     lines = [line for line in words.splitlines() if not line.startswith("pycr: warning: ")]
-    if status in (0, -signal.SIGKILL) or (status in EARLY and not words):
+    if status in EARLY:
+        good = ", in main" not in words
+    elif status in (0, -signal.SIGKILL):
         good = not lines
     else:
         good = len(lines) == 1 and lines[0].startswith("pycr: ") and "fault of" not in words
