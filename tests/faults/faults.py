@@ -197,7 +197,7 @@ FAULTS: dict[str, Fault] = {
     "none": Fault(lambda scene: "nothing", short=False),
     "helper_kill": Fault(_to("helper", KILL), target="helper", span=0.5),
     "helper_term": Fault(_to("helper", TERM), target="helper", span=0.5),
-    "criu_kill": Fault(criu_killed, target="helper", span=0.3),
+    "criu_kill": Fault(criu_killed, target="helper", span=0.15),
     "coordinator_kill": Fault(_to("coordinator", KILL)),
     "coordinator_kill_at_commit": Fault(killed_at_commit, target="coordinator"),
     "coordinator_term": Fault(_to("coordinator", TERM)),

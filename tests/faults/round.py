@@ -121,7 +121,7 @@ class Round:
 
     def attempt_undisturbed(self) -> None:
         """Make a checkpoint that must succeed."""
-        lower, before = self.victim.beats(), self.generations()
+        lower, before = self.victim.heard(), self.generations()
         began = give_up = time.monotonic()
         if self.fault.silent:
             give_up += self.fault.max_wait + GRACE + SLACK
@@ -141,7 +141,7 @@ class Round:
     def attempt_with_fault(self) -> None:
         """Make a checkpoint, have the fault come, and judge what pycr says of it."""
         scene, plan = self.scene, self.plan
-        lower, before = self.victim.beats(), self.generations()
+        lower, before = self.victim.heard(), self.generations()
         self.before_fault = set(before)
         delay = (1.25 * plan.moment - 0.15) * self.usual
         if delay < 0 and not self.fault.target:
@@ -245,7 +245,7 @@ class Round:
             if time.monotonic() > give_up:
                 raise Wrong(f"the victim has not ended in {seconds:.0f} s")
             if self.plan.fault == "time_limit":
-                lower, before = self.victim.beats(), self.generations()
+                lower, before = self.victim.heard(), self.generations()
                 done = self.login.run(*self.words_for("create", 6))
                 new = sorted(set(self.generations()) - set(before))
                 self.judge(done.returncode, done.stderr, new)

@@ -157,6 +157,10 @@ class Victim:
                     found[-1] = int(words[2 if words[1] == b"end" else 1])
         return found
 
+    def heard(self) -> list[int]:
+        """Return the number from which on a restart may say things again."""
+        return self.beats()
+
     def files(self) -> list[str]:
         """Return what each task has written to its file."""
         return [self.login.read(f"file.{task}") for task in range(self.shape.tasks)]
@@ -226,6 +230,12 @@ class Batch(Victim):
 
     def beats(self) -> list[int]:
         return [*super().beats(), self.said()] if self.script_alone else super().beats()
+
+    def heard(self) -> list[int]:
+        """What its srun was holding back, a checkpoint keeps, and a restart says first."""
+        lines = re.findall(r"^(\d+) (\d+) ", self.text(), re.M)
+        last = {int(task): int(number) for task, number in lines}
+        return [min(beat, last.get(task, -1)) for task, beat in enumerate(super().beats())]
 
     def said(self) -> int:
         """Return the number that the script has come to."""
