@@ -150,7 +150,7 @@ class Script(Checkpoint):
             write_requeue(self._home(), self.job.job_id, made)
         if self.options.vacate:
             self.ended = True  # its helper's end is the script's: the generation must stay
-            self.helpers.tell(do="committed")
+            self.helpers.tell(do="committed", requeue=self.requeue)
         return made
 
     def _home(self) -> Path:

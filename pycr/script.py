@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class ScriptHelper(Helper):
         self.streams: list[Object] = []
         self.told: set[int] = set()
         self.outputs = False
+        self.job_end: Callable[[int], None] | None = None  # what is still to be done to the job
 
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what the script is. Raises TaskError."""
@@ -139,7 +141,10 @@ class ScriptHelper(Helper):
             self.report({"event": "collected", "task": 0, "reasons": reasons})
         elif value["do"] == "committed":
             self.committed = True
+            self.job_end = commands.requeue if value["requeue"] else commands.cancel
         else:
+            if value["do"] == "release":
+                self.job_end = None  # the coordinator has done it
             super().command(value)
 
     def dump(self, value: Object) -> None:
@@ -195,6 +200,10 @@ class ScriptHelper(Helper):
 
     def let_go(self, commit: bool) -> None:
         """Release the script, and its sruns' output where it goes on."""
+        if self.job_end is not None:
+            # The coordinator was lost when the checkpoint was made and the job still to be ended.
+            with suppress(PycrError):
+                self.job_end(self.target_job)
         super().let_go(commit)
         if self.keep or not commit:
             self.monitors.tell("go on")

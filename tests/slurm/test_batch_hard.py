@@ -134,3 +134,36 @@ def test_killed_beside_the_script(alice: Login, name: str) -> None:
     batch.runs()
     (alice.place / "stop").touch()
     assert batch.ended() == "FAILED 7:0"
+
+
+@pytest.mark.parametrize("verb", ["vacate", "requeue"])
+def test_coordinator_that_is_lost_behind_the_commit(alice: Login, verb: str) -> None:
+    """The script's helper then does with the job what was asked for."""
+    (alice.place / "bin").mkdir()
+    for name, first in (("scontrol", "requeue"), ("scancel", "")):
+        wrapper = alice.place / "bin" / name
+        hang = f"touch {alice.dir}/asked; exec sleep 1000"
+        wrapper.write_text(f'#!/bin/sh\ncase $1 in {first}*) {hang};; esac\nexec {name} "$@"\n')
+        wrapper.write_text(wrapper.read_text().replace("exec sc", "exec /usr/bin/sc"))
+        wrapper.chmod(0o755)
+    batch = Batch(alice, COUNT)
+    until("it to count", partial(has_read, alice, "5\n"))
+    path = f"PATH={alice.dir}/bin:/opt/pycr/bin:/usr/bin:/bin"
+    process = alice.popen("env", path, "pycr", verb, batch.job, "--image-dir", ".")
+    until("Slurm to be asked", lambda: (alice.place / "asked").exists())
+    alice.run("pkill", "-KILL", "-u", "alice", "-x", "pycr")
+    process.communicate(timeout=30)
+    assert process.returncode == -9
+    if verb == "vacate":
+        assert batch.ended().startswith("CANCELLED ")
+        done = alice.pycr("restart", "--image-dir", ".", batch.job, "--parsable")
+        assert done.returncode == 0, done.stderr
+        batch.job = done.stdout.strip()
+    else:
+        until("it to be requeued", lambda: batch.field("Restarts") == "1", 60)
+    size = len(alice.read("log"))
+    until("it to go on", lambda: len(alice.read("log")) > size + 10, 60)
+    (alice.place / "stop").touch()
+    assert batch.ended() == "FAILED 7:0"
+    numbers = [int(line) for line in alice.read("log").splitlines() if line.isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1))
