@@ -18,9 +18,9 @@ what it reads to every helper:
         | <------ sealed (task, files)  |
         | end ------------------------->|
         | <---------------- ending, ended|  it begins to let go; it has
-    For a batch script, that also has `committed`, after which its end is the script's, and the job's
-    where the coordinator is lost, and `collect` (vacate: keep what its sruns still say). A freeze that comes too late (a step has just
-    begun) fails, and ask and dump come again.
+    For a batch script, that also has `committed`, after which its end is the script's, and the
+    job's where the coordinator is lost, and `collect` (vacate: keep what its sruns still say). A
+    freeze that comes too late (a step has just begun) fails, and ask and dump come again.
     Before release, end of input or a lost helper means: let every task run on.
 
 A helper's object is cut into lines of at most 1024 bytes, which slurmstepd passes on whole but may
