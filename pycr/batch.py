@@ -24,7 +24,7 @@ from typing import Any
 
 from pycr import config, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
-from pycr.protocol import HELPER_NAME
+from pycr.protocol import is_helper
 from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
@@ -128,7 +128,8 @@ class Script(Checkpoint):
         with suppress(SlurmError):  # a warning that cannot be is no reason to fail
             found = commands.steps(self.job)
         for other in found:
-            if other.name not in self.step_names() and other.fields.get("Name") != HELPER_NAME:
+            name = other.fields.get("Name", "")
+            if other.name not in self.step_names() and not is_helper(name):
                 self.warnings.append(
                     f"{other.title}: the script did not start it: it ends with the job, and is not"
                     " in the checkpoint"

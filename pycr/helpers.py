@@ -43,6 +43,8 @@ class Helpers:
         self._over = False
         self._joiner = protocol.Joiner()
         self._buffers = {"out": b"", "err": b""}
+        # Its own, by which it is found where none of it has said its number yet.
+        self.name = f"{protocol.HELPER_NAME}-{os.urandom(4).hex()}"
         self.process = subprocess.Popen(
             [
                 commands.program("srun"),
@@ -60,7 +62,7 @@ class Helpers:
                 "--wait=0",
                 "--kill-on-bad-exit=0",
                 "--chdir=/",
-                f"--job-name={protocol.HELPER_NAME}",
+                f"--job-name={self.name}",
                 f"--cr-helper={step.name}",
                 "/bin/false",  # what runs, and fails, where the plugin is not
             ],
@@ -237,7 +239,7 @@ class Helpers:
         self._over = True
         with suppress(OSError):
             self.stdin.close()
-        if self.process.poll() not in (None, 0) and self.ready:
+        if self.process.poll() not in (None, 0):
             # srun is gone and slurmstepd does not tell its helpers; on SIGTERM they let go.
             self._cancel("TERM")
         began = time.monotonic()
@@ -261,7 +263,7 @@ class Helpers:
 
     def _cancel(self, signal: str) -> None:
         """Have Slurm send the helpers a signal."""
-        step = next((value["step"] for value in self.ready.values()), None)
-        if step is not None:
-            with suppress(SlurmError):
-                commands.run("scancel", f"--signal={signal}", f"{self.step.job_id}.{step}")
+        with suppress(PycrError):
+            every = commands.steps(commands.job(self.step.job_id))
+            for name in (each.name for each in every if each.fields.get("Name") == self.name):
+                commands.run("scancel", f"--signal={signal}", name)

@@ -44,7 +44,7 @@ from pycr.errors import PycrError
 
 PIECE = 800
 MAX_OBJECT = 64 << 20
-HELPER_NAME = "pycr-helper"  # of a helper step, for squeue and for find() in step.py
+HELPER_NAME = "pycr-helper"  # what helper steps' names begin with, for squeue and for is_helper()
 POD_COMM = "pycr-pod"  # the pod's parent: spank_cr/pod.pxi
 POD_WORDS = 4  # python3 -I -m pycr.pod, then the helper's words
 POD_SOCKET = 13  # among those: the name of its socket
@@ -116,6 +116,11 @@ def peer_uid(connection: socket.socket) -> int:
 def failure(error: PycrError) -> Object:
     """Return an error as it travels; error_class() is its other end."""
     return {"kind": type(error).__name__, "reason": str(error)}
+
+
+def is_helper(step: str) -> bool:
+    """Tell whether a step's name is that of a helper step."""
+    return step.startswith(HELPER_NAME)
 
 
 def is_pod(cmdline: list[str]) -> bool:

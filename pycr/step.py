@@ -31,7 +31,6 @@ from pycr.errors import (
 )
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
-from pycr.protocol import HELPER_NAME
 from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
 from pycr.writer import Part, Writer
 
@@ -86,7 +85,7 @@ def find(job: Job, step_id: int | None) -> list[Step]:
             name = f"step {job.job_id}.{step_id}"
             raise AlreadyDone(f"{name}: no such step is running; it has ended or never was")
         return running
-    running = [step for step in running if step.fields.get("Name") != HELPER_NAME]
+    running = [step for step in running if not protocol.is_helper(step.fields.get("Name", ""))]
     if not running:
         raise AlreadyDone(f"job {job.job_id}: no step of it is running")
     return running

@@ -29,6 +29,7 @@ def pytest_configure() -> None:
     # Run by nohup or in the background, what the tests start would ignore these too.
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

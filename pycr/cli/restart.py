@@ -7,6 +7,7 @@ import argparse
 import os
 import pwd
 import shlex
+import time
 from pathlib import Path
 
 from pycr import config, image, meeting, resubmit
@@ -17,6 +18,7 @@ from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
 
+ENDING = 3.0  # seconds that Slurm may take to end a step that was killed
 OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id", "--files")
 
 
@@ -158,7 +160,11 @@ def refuse_running(manifest: Manifest) -> None:
         return
     name = f"{manifest.job_id}.{manifest.step_id}"
     mine = job.running and job.uid == manifest.uid
-    if mine and any(each.name == name for each in commands.steps(job)):
+    give_up = time.monotonic() + ENDING
+    while mine and any(each.name == name for each in commands.steps(job)):
+        if time.monotonic() < give_up:  # it may just be ending
+            time.sleep(0.1)
+            continue
         raise Busy(
             f"step {name} still runs, and a restart would cut back the files that it writes: end it"
             f" first (pycr vacate {name}, or scancel {name}), or give --files=keep"

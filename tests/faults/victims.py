@@ -279,13 +279,18 @@ class Batch(Victim):
         return int(until(f"the end of job {job}", ended, seconds))
 
     def restart(self, generation: str) -> tuple[int, str]:
-        before = len(self.text())
+        size = self.output().stat().st_size
         done = self.login.pycr("restart", generation)
         match = re.search(r"Submitted batch job (\d+)", done.stdout)
         if match is None:
             return done.returncode, done.stdout + done.stderr
         status = self._status(match.group(1), 40)
-        return status, self.text()[before:]
+        # What it had written since the checkpoint was cut off, and kept.
+        kept = list(self.login.place.glob(f"images/*/cut-{match.group(1)}.batch/*.out.1@*"))
+        if kept:
+            size = int(kept[0].name.rpartition("@")[2])
+        said = self.output().read_bytes()[size:].decode(errors="replace")
+        return status, SLURM_SAYS.sub("", said)
 
 
 KINDS: dict[str, type[Victim]] = {"step": Victim, "restored": Restored, "batch": Batch}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The options as srun hands them over: a letter (c checkpoint, d checkpoint-dir, r restart-dir,
- * h cr-helper) and its value, each with a NUL at its end. A time that is taken is one of the forms
+ * h cr-helper, f files) and its value, each with a NUL at its end. A time that is taken is one of the forms
  * of srun(1), read here by sscanf; a step's name is digits, a dot, digits or "batch".
  */
 #include "harness.h"
@@ -66,7 +66,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fresh();
 	context = S_CTX_REMOTE;
 	slurm_spank_init(NULL, 0, none);
-	hold(option_count == 5);
+	hold(option_count == 6);
 	while (at < end) {
 		int letter = *at++;
 		char *value = word(&at, end, 0);
@@ -79,6 +79,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			bool good = give(letter == 'd' ? "checkpoint-dir" : "restart-dir", value) == 0;
 			hold(good == (*value != 0 && strlen(value) < 4095));
 			hold(!good || strcmp(letter == 'd' ? OPTIONS.checkpoint_dir : OPTIONS.restart_dir, value) == 0);
+		} else if (letter == 'f') {
+			bool good = strcmp(value, "cut") == 0 || strcmp(value, "keep") == 0 || strcmp(value, "refuse") == 0;
+			hold((give("files", value) == 0) == good);
+			hold(strlen(OPTIONS.files) > 0 && strlen(OPTIONS.files) < sizeof(OPTIONS.files));
 		} else if (letter == 'h') {
 			hold((give("cr-helper", value) == 0) == step_name(value));
 			hold(strlen(OPTIONS.helper) < sizeof(OPTIONS.helper));
