@@ -28,6 +28,7 @@ from pycr.engine.files import (
     FORBIDDEN,
     MISSING,
     MODE,
+    OTHER,
     OVERWRITTEN,
     REPLACED,
     SAME,
@@ -45,6 +46,9 @@ from pycr.meeting import Place
 CUT, KEEP, REFUSE = "cut", "keep", "refuse"  # --files; spank_cr/options.pxi has them too
 POLICIES = (CUT, KEEP, REFUSE)
 MAX_LIST = 64 << 20
+# What glibc maps for getpwnam(3) and the like: sssd and nscd rewrite it at will, on each node its
+# own, and its readers look for that.
+CACHES = ("/var/lib/sss/mc/", "/var/cache/nscd/", "/var/db/nscd/", "/run/nscd/")
 
 
 def save(images: Path, found: Sequence[OpenFile]) -> None:
@@ -113,8 +117,10 @@ def decide(file: OpenFile, change: Change, policy: str) -> Verdict:
         return verdict(OK)
     if kind == SAME:
         return verdict(OK)
-    if kind in (MISSING, FORBIDDEN):
+    if kind in (MISSING, FORBIDDEN, OTHER):
         return verdict(REFUSE, f"{why}: put it back as it was")
+    if file.use == "read" and file.path.startswith(CACHES):
+        return verdict(TAKE)
     if file.use == "directory":
         return verdict(REFUSE if kind != MODE else TAKE, why)
     if file.use == "program":
@@ -190,7 +196,8 @@ class Files:
                 if noted:
                     self._notes.append(str(each))
             self._made = hidden.bring_back(images, where)
-            self._taken = {each.file.path for each in verdicts if each.action == TAKE}
+            # Compared here; CRIU would refuse the mode of one that has been cut back, too.
+            self._taken = {each.file.path for each in verdicts if each.change.kind != SAME}
         except (OSError, ValueError) as error:
             self.undo()
             raise RestoreFailed(str(error)) from error
@@ -231,7 +238,7 @@ class Files:
 
     def changed(self, images: int) -> dict[str, bytes]:
         """Return the images that CRIU is to find otherwise: its list of files, without size and
-        mode of those that are taken as they are. Raises RestoreFailed."""
+        mode of those that were looked at here and had changed. Raises RestoreFailed."""
         if not self._taken:
             return {}
         try:

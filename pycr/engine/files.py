@@ -143,7 +143,7 @@ GROWN, SHORTER, OVERWRITTEN, REPLACED, REBUILT = (
     "replaced",
     "rebuilt",
 )
-MISSING, FORBIDDEN, MODE = "missing", "forbidden", "mode"
+MISSING, FORBIDDEN, OTHER, MODE = "missing", "forbidden", "other", "mode"
 
 
 def compare(old: OpenFile) -> Change:
@@ -153,7 +153,7 @@ def compare(old: OpenFile) -> Change:
     except OSError as error:
         return Change(MISSING, -1, error.strerror or "it is not there")
     if stat.S_IFMT(now.mode) != stat.S_IFMT(old.mode):
-        return Change(REPLACED, now.size, "it is of another kind")
+        return Change(OTHER, now.size, "it is of another kind")
     needed = os.W_OK if old.use in ("write", *STREAMS.values()) else os.R_OK
     if not os.access(old.path, os.X_OK if old.use == "directory" else needed):
         what = "write" if needed == os.W_OK else "read"

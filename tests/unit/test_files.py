@@ -113,7 +113,7 @@ def test_what_becomes_of_a_file(tmp_path: Path, use: str) -> None:
     path.unlink()
     assert engine.compare(old)[:2] == (engine.MISSING, -1)
     path.mkdir()
-    assert engine.compare(old).kind == engine.REPLACED
+    assert engine.compare(old).kind == engine.OTHER
 
 
 def test_a_program_is_known_by_its_build_id(tmp_path: Path) -> None:
@@ -153,6 +153,7 @@ def test_a_program_is_known_by_its_build_id(tmp_path: Path) -> None:
         ("read", engine.TOUCHED, files.REFUSE, files.OK),
         ("write", engine.MISSING, files.KEEP, files.REFUSE),
         ("read", engine.FORBIDDEN, files.KEEP, files.REFUSE),
+        ("write", engine.OTHER, files.KEEP, files.REFUSE),
         ("read", engine.MODE, files.CUT, files.TAKE),
         ("directory", engine.MISSING, files.CUT, files.REFUSE),
         ("directory", engine.MODE, files.CUT, files.TAKE),
