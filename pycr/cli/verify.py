@@ -2,8 +2,8 @@
 """`pycr verify`: whether a checkpoint is whole, and could be restarted; nothing is started.
 
 It reads every file of the checkpoint, and looks at this node as a restart here would: at its
-processor, its CRIU and the files that the tasks had open. Of other nodes it tells what Slurm knows;
-`srun -w NODE pycr verify DIR` has one look for itself.
+processor, its CRIU and the files that the tasks had open. Of other nodes it tells what Slurm knows,
+or has each look for itself (--ask): by this same command, in a step of one task.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +23,12 @@ from pycr.cli import count, size, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
 from pycr.engine import criu
-from pycr.errors import ImageError, NotSupported, PycrError, SlurmError
+from pycr.errors import ImageError, NotSupported, PycrError, SlurmError, UsageError
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import commands
+
+ASKED = 8  # nodes at a time
+IMMEDIATE = 10  # seconds that a node may take to begin to look
 
 
 class Image(NamedTuple):
@@ -50,20 +56,27 @@ def run(verb: str, argv: list[str]) -> int:
         "--files", choices=files.POLICIES, default=files.CUT, help="as a restart would be told"
     )
     parser.add_argument("--partition", metavar="NAME", help="of its nodes too, what Slurm knows")
+    parser.add_argument("--ask", action="store_true", help="have each of them look for itself")
+    parser.add_argument(
+        "--quick", action="store_true", help="compare the checkpoint's sizes alone, not checksums"
+    )
     parser.add_argument("--long", action="store_true", help="name every file, and its checksum")
     parser.add_argument("--json", action="store_true", help="print it all as JSON")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
     every = parts(generation)
+    if arguments.ask and not arguments.partition:
+        raise UsageError("--ask goes with --partition")
     line = Line()
     try:
-        images = list(look_at_images(every, line))
+        images = list(look_at_images(every, line, arguments.quick))
     finally:
         line.close()
     verdicts = list(look_at_files(every, arguments.files))
     nodes = [Node(os.uname().nodename, here(every))]
     if arguments.partition:
-        nodes += in_partition(arguments.partition, every, nodes[0])
+        others = list(in_partition(arguments.partition, every, nodes[0]))
+        nodes += ask(others, generation, arguments) if arguments.ask else others
     report = {
         "path": str(generation),
         "whole": not any(each.why for each in images),
@@ -105,9 +118,9 @@ def tasks(every: list[tuple[Path, Manifest]]) -> Iterator[tuple[Path, str, TaskI
 
 
 def look_at_images(
-    every: list[tuple[Path, Manifest]], progress: Callable[[str, int, int], None]
+    every: list[tuple[Path, Manifest]], progress: Callable[[str, int, int], None], quick: bool
 ) -> Iterator[Image]:
-    """Read every file of a checkpoint and compare its size and checksum."""
+    """Read every file of a checkpoint and compare its size and, unless quick, its checksum."""
     total = sum(len(task.files) for _, _, task in tasks(every))
     done = 0
     for place, _, task in tasks(every):
@@ -119,7 +132,7 @@ def look_at_images(
         for each, (wanted, digest) in sorted(task.files.items()):
             progress("reading the checkpoint", done, total)
             why = whole
-            if directory >= 0:
+            if directory >= 0 and not quick:
                 one = task._replace(files={each: (wanted, digest)})
                 try:
                     image.check_sums(directory, place, one)
@@ -192,6 +205,50 @@ def in_partition(partition: str, every: list[tuple[Path, Manifest]], own: Node) 
         bad = [word for word in ("DOWN", "DRAIN", "FAIL", "UNKNOWN") if word in state]
         why = f"Slurm says it is {state}" if bad else ""
         yield Node(node, why or unfit(every, {"machine": facts.get("Arch", "")}))
+
+
+def ask(nodes: list[Node], generation: Path, arguments: argparse.Namespace) -> list[Node]:
+    """Have nodes look for themselves, those that could restart it as far as Slurm knows."""
+
+    def one(node: Node) -> Node:
+        if node.why:
+            return node
+        own = [sys.executable, "-m", "pycr.cli", "verify", "--quick", "--json"]
+        done = subprocess.run(
+            [
+                commands.program("srun"),
+                f"--partition={arguments.partition}",
+                f"--nodelist={node.node}",
+                "--nodes=1",
+                "--ntasks=1",
+                f"--immediate={IMMEDIATE}",
+                "--job-name=pycr-verify",
+                "--input=none",
+                "--quiet",
+                *own,
+                f"--files={arguments.files}",
+                str(generation),
+            ],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=commands.environment(),
+            check=False,
+        )
+        try:
+            found = json.loads(done.stdout)
+            refused = [each for each in found["files"] if each["action"] == files.REFUSE]
+            why = found["nodes"][0]["why"] or "".join(
+                f"{each['path']}: {each['why']}" for each in refused[:1]
+            )
+        except (ValueError, KeyError, IndexError, TypeError):
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            why = f"could not be asked: {said[-1].strip() if said else 'it said nothing'}"
+        return Node(node.node, why)
+
+    with ThreadPoolExecutor(ASKED) as pool:
+        return list(pool.map(one, nodes))
 
 
 def show(

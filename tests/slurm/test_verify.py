@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pycr.manifest import Manifest
 from tests.login import Login, until
@@ -119,9 +120,31 @@ def test_nodes_of_a_partition(alice: Login) -> None:
     assert all("its image is of architecture aarch64" in line for line in lines[-4:])
 
 
-def test_node_that_is_down(alice: Login, cluster: object) -> None:
+def test_nodes_look_for_themselves(alice: Login, cluster: Any) -> None:
+    """A file in a node's own /tmp is on that node alone."""
+    path = f"/tmp/{alice.place.name[-30:]}"
+    alice.run("cp", "/bin/sleep", path)
+    job = alice.popen("srun", "-n1", "-wn0", path, "100")
+    step = alice.step()
+    until("it to run it", lambda: cluster.node("n0").run(["pgrep", "-f", path]).stdout)
+    assert alice.pycr("vacate", step, "--image-dir", ".").returncode == 0
+    job.communicate(timeout=30)
+    status, lines = verify(alice, step, "--partition=debug", "--ask", "--quick")
+    alice.run("rm", path)
+    assert status == 0
+    gone = f"{path}: No such file or directory: put it back as it was"
+    assert lines[-4:] == [
+        "n0: could restart it",
+        *(f"n{node}: {gone}" for node in (1, 2, 3)),
+    ]
+    done = alice.pycr("verify", "--image-dir", ".", "--ask", step)
+    assert done.returncode == 2
+    assert done.stderr == "pycr: --ask goes with --partition\n"
+
+
+def test_node_that_is_down(alice: Login, cluster: Any) -> None:
     writing, _ = made(alice)
-    run = cluster.node("n0").run  # type: ignore[attr-defined]
+    run = cluster.node("n0").run
     run(["scontrol", "update", "nodename=n3", "state=drain", "reason=test"], check=True)
     try:
         until("n3 to drain", lambda: "DRAIN" in run(["scontrol", "show", "node", "n3"]).stdout)
