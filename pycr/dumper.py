@@ -129,7 +129,7 @@ class Helper:
         try:
             for line in self.lines():
                 self.command(protocol.parse(line))
-        except (PycrError, ValueError, KeyError, TypeError) as error:
+        except (PycrError, ValueError, KeyError, TypeError, OverflowError) as error:
             self.report({"event": "error", "kind": type(error).__name__, "reason": str(error)})
             return 1
         finally:

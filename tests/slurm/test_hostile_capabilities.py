@@ -18,7 +18,7 @@ import pytest
 
 from tests.login import Login, until
 from tests.slurm import forge
-from tests.slurm.test_hostile_pod import in_cluster
+from tests.slurm.hostile import in_cluster
 
 SETS = re.compile(r"^Cap(?:Inh|Prm|Eff|Amb):\t([0-9a-f]+)$", re.M)
 UID = re.compile(r"^Uid:\t(\d+)", re.M)

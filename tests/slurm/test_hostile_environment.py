@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from tests.login import Login, until
-from tests.slurm.test_hostile_pod import running
+from tests.slurm.hostile import running
 
 LIBRARY = r"""
 #include <stdio.h>
