@@ -170,15 +170,28 @@ class ScriptHelper(Helper):
                 pod.close()  # it serves one dump
                 self.pods[task_id] = self.connect(self.leaders[task_id])
         self.dumps.clear()
-        image.remove_tree(directory.parent / image.LATE)
         try:
-            for path in directory.iterdir():
-                path.unlink()
-            copy = image.create(directory / image.SCRIPT)
-            with open(self.script, "rb") as file, os.fdopen(copy, "wb") as target:
-                shutil.copyfileobj(file, target)
+            generation = image.open_owned(directory.parent)
+            try:
+                image.remove_tree(f"/proc/self/fd/{generation}/{image.LATE}")
+                images = image.open_owned(directory.name, generation)
+            finally:
+                os.close(generation)
+            try:
+                self.keep_script(images)
+            finally:
+                os.close(images)
         except OSError as error:
-            raise image.directory_error(Path(error.filename or directory), error) from error
+            name = error.filename if isinstance(error.filename, str) else ""
+            raise image.directory_error(directory / name, error) from error
+
+    def keep_script(self, images: int) -> None:
+        """Have nothing but the script's file in the directory of its image. Raises OSError."""
+        for name in os.listdir(images):
+            os.unlink(name, dir_fd=images)
+        copy = image.create(image.SCRIPT, images)
+        with open(self.script, "rb") as file, os.fdopen(copy, "wb") as target:
+            shutil.copyfileobj(file, target)
 
     def prepare(self, dump: task.Dump) -> None:
         """Have the script looked at when it stands still."""
@@ -213,13 +226,24 @@ class ScriptHelper(Helper):
         assert self.directory is not None
         if self.outputs:
             directory = self.directory / image.task_name(task_id)
-            done: set[str] = set()
-            for stream in self.streams:
-                name = image.OUTPUTS.get(stream["fd"])
-                if name and stream["kind"] == "file" and stream["name"] not in done:
-                    done.add(stream["name"])
-                    try:
-                        shutil.copyfile(f"/proc/{self.root}/fd/{stream['fd']}", directory / name)
-                    except OSError as error:
-                        raise image.directory_error(directory / name, error) from error
+            try:
+                images = image.open_owned(directory)
+                try:
+                    self.keep_outputs(images)
+                finally:
+                    os.close(images)
+            except OSError as error:
+                raise image.directory_error(directory, error) from error
         super().seal_task(task_id)
+
+    def keep_outputs(self, images: int) -> None:
+        """Copy the files that the script's streams are into its image. Raises OSError."""
+        done: set[str] = set()
+        for stream in self.streams:
+            name = image.OUTPUTS.get(stream["fd"])
+            if name and stream["kind"] == "file" and stream["name"] not in done:
+                done.add(stream["name"])
+                copy = image.create(name, images)
+                path = f"/proc/{self.root}/fd/{stream['fd']}"
+                with open(path, "rb") as file, os.fdopen(copy, "wb") as target:
+                    shutil.copyfileobj(file, target)

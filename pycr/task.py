@@ -161,6 +161,7 @@ class Dump(threading.Thread):
         self._has_slot = False
         self._noting: threading.Thread | None = None
         self._criu = criu.Handle()
+        self._images = directory
         self._hidden = Hidden(root, directory, limits.ghost_limit)
 
     def release(self, commit: bool) -> None:
@@ -204,6 +205,8 @@ class Dump(threading.Thread):
         """Do it, by CRIU, here; return the times. Raises PycrError."""
         began = time.time()
         directory = image.open_owned(self.directory)
+        # Held open, so that nothing put in its place meanwhile is written to.
+        self._images = self._hidden.images = Path(f"/proc/self/fd/{directory}")
         try:
             times = criu.dump(
                 self.limits.criu,
@@ -227,10 +230,10 @@ class Dump(threading.Thread):
             log = "" if self._given_up() else error.log
             raise TaskError(f"{error}{self._save_log(log)}") from error
         finally:
-            os.close(directory)
             if self._noting is not None:
                 self._noting.join()
             self._hidden.hide()
+            os.close(directory)
         return {"frozen": round(times.frozen, 6), "seconds": round(times.seconds, 6)}
 
     def frozen(self) -> bool:
@@ -294,7 +297,7 @@ class Dump(threading.Thread):
         """Keep in the image what the task's files are."""
         try:
             hidden = self._hidden.paths()
-            files.save(self.directory, note(self.root, (*self.spared, *hidden)))
+            files.save(self._images, note(self.root, (*self.spared, *hidden)))
             self._hidden.keep()
         except (OSError, ValueError) as error:
             self._refused = DirectoryError(f"{self.directory / image.FILES}: {error}")

@@ -45,7 +45,7 @@ class Part:
 
     def part(self, name: str) -> Part:
         """Begin a directory in this one, in place of one that was begun before."""
-        remove_tree(self.path / name)
+        remove_tree(f"/proc/self/fd/{self._new}/{name}")
         try:
             os.mkdir(name, 0o700, dir_fd=self._new)
             return Part(self.path / name, self.final / name, open_owned(name, self._new))
