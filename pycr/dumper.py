@@ -32,6 +32,7 @@ MIB = 1 << 20
 BEFORE = 60.0
 GRACE = 30.0
 POD_STARTING = 10.0  # seconds that a pod may take to restore its task and listen
+CLAIM = 1.0  # seconds that the helper of a pycr that was killed may take to end
 LOOK = 0.05  # seconds between looks for tasks that are being started
 
 
@@ -247,15 +248,24 @@ class Helper:
             return
         name = f"\0pycr-dump-{os.getuid()}-{self.target_job}.{self.target_step}"
         self.claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self.claimed.bind(name)
-            self.claimed.listen()
-        except OSError:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
-                other.setblocking(False)  # another user may have taken the name, and not listen
-                other.connect(name)
-                if protocol.peer_uid(other) == os.getuid():
-                    raise Busy("a checkpoint of it is under way already: wait for it") from None
+        give_up = time.monotonic() + CLAIM
+        while True:
+            try:
+                self.claimed.bind(name)
+                self.claimed.listen()
+                return
+            except OSError:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
+                    other.setblocking(False)  # another user may have taken the name, not listening
+                    other.connect(name)
+                    if protocol.peer_uid(other) != os.getuid():
+                        return
+                    if time.monotonic() > give_up:
+                        what = "a checkpoint of it is under way already: wait for it"
+                        raise Busy(what) from None
+                    time.sleep(LOOK)
+                    continue
+                return
 
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what a task is; a restored one's pod does it."""

@@ -25,6 +25,7 @@ from pycr.slurm import Layout, Step, commands
 # killed in the middle of a dump, since its code would stay inside the task.
 LET_GO = 120
 LAST_WORD = 10  # seconds in which a helper that still is says that it ends
+NOTHING_HELD = 2  # the same, where none was told to freeze anything
 HEAR_OUT = 0.3
 
 
@@ -41,6 +42,7 @@ class Helpers:
         self.ending: set[str] = set()  # nodes whose helper has begun to let go
         self.ended: set[str] = set()  # and those where it has
         self._over = False
+        self._told_dump = False
         self._joiner = protocol.Joiner()
         self._buffers = {"out": b"", "err": b""}
         # Its own, by which it is found where none of it has said its number yet.
@@ -80,6 +82,7 @@ class Helpers:
 
     def tell(self, **value: Any) -> None:
         """Send a command to every helper."""
+        self._told_dump = self._told_dump or value["do"] == "dump"
         if self.stdin.closed:
             return
         with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
@@ -246,7 +249,8 @@ class Helpers:
         while self._selector.get_map() and time.monotonic() - began < LET_GO:
             with suppress(PycrError):
                 self.take(0.5)
-            if time.monotonic() - began > LAST_WORD and self.ending <= self.ended:
+            patience = LAST_WORD if self._told_dump else NOTHING_HELD
+            if time.monotonic() - began > patience and self.ending <= self.ended:
                 break
         try:
             self.process.wait(0.1 if self._selector.get_map() else LET_GO)

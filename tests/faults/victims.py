@@ -279,7 +279,7 @@ class Batch(Victim):
         return int(until(f"the end of job {job}", ended, seconds))
 
     def restart(self, generation: str) -> tuple[int, str]:
-        size = self.output().stat().st_size
+        before = len(self.text())
         done = self.login.pycr("restart", generation)
         match = re.search(r"Submitted batch job (\d+)", done.stdout)
         if match is None:
@@ -287,8 +287,9 @@ class Batch(Victim):
         status = self._status(match.group(1), 40)
         # What it had written since the checkpoint was cut off, and kept.
         kept = list(self.login.place.glob(f"images/*/cut-{match.group(1)}.batch/*.out.1@*"))
-        if kept:
-            size = int(kept[0].name.rpartition("@")[2])
+        if not kept:
+            return status, self.text()[before:]
+        size = int(kept[0].name.rpartition("@")[2])
         said = self.output().read_bytes()[size:].decode(errors="replace")
         return status, SLURM_SAYS.sub("", said)
 
