@@ -42,10 +42,12 @@ from pycr.engine.files import (
 )
 from pycr.errors import ImageError, PycrError, RestoreFailed
 from pycr.meeting import Place
+from pycr.settled import Settled
 
 CUT, KEEP, REFUSE = "cut", "keep", "refuse"  # --files; spank_cr/options.pxi has them too
 POLICIES = (CUT, KEEP, REFUSE)
 MAX_LIST = 64 << 20
+SHARED = ("write", "read")  # uses of files that tasks may have in common
 # What glibc maps for getpwnam(3) and the like: sssd and nscd rewrite it at will, on each node its
 # own, and its readers look for that.
 CACHES = ("/var/lib/sss/mc/", "/var/cache/nscd/", "/var/db/nscd/", "/run/nscd/")
@@ -150,6 +152,16 @@ def look(found: Sequence[OpenFile], policy: str) -> list[Verdict]:
     return [decide(each, compare(each), policy) for each in found]
 
 
+def _is_here(found: Verdict) -> bool:
+    """Tell whether a file of another task's is to be dealt with here: that very file, not one of
+    its name on this node's own disk."""
+    if found.action == REFUSE:
+        return False
+    with suppress(OSError):
+        return os.stat(found.file.path).st_ino == found.file.inode
+    return False
+
+
 class Cut(NamedTuple):
     """A file that was cut back to `size` bytes from `was`; what was behind is in `kept`."""
 
@@ -176,16 +188,23 @@ class Files:
         self._notes: list[str] = []
         self._made: list[str] = []
         self._taken: set[str] = set()
+        self._settled = Settled(generation, place)
 
-    def prepare(self, images: int, where: Path) -> None:
-        """Look at every file, then cut back what has grown. Raises RestoreFailed, ImageError."""
+    def prepare(self, images: int, where: Path, steps: Sequence[OpenFile] = ()) -> None:
+        """Look at every file, then cut back what has grown. Raises RestoreFailed, ImageError.
+
+        steps: where this is a batch script, the files of its steps' tasks, which start later.
+        """
+        self._settled.begin()
         found = load(images, where)
-        verdicts = look(found, self.policy)
+        verdicts = [self._unless_settled(each) for each in look(found, self.policy)]
         self._streams = [each for each in found if each.use in STREAMS.values()]
         refused = [each for each in verdicts if each.action == REFUSE]
         if refused:
             more = f" (and {len(refused) - 1} more: pycr verify)" if len(refused) > 1 else ""
             raise RestoreFailed(f"{refused[0]}{more}")
+        shared = [each for each in steps if each.use in SHARED]
+        theirs = [each for each in look(shared, self.policy) if _is_here(each)]
         try:
             for each in verdicts:
                 if each.action == CUT:
@@ -195,6 +214,11 @@ class Files:
                     noted = bool(each.why) and each.change.kind != MODE
                 if noted:
                     self._notes.append(str(each))
+            for each in theirs:  # their tasks will say the rest
+                if each.action == CUT:
+                    self.cut(each.file.path, each.file.size)
+            mine = [each for each in verdicts if each.file.use in SHARED]
+            self._settled.say({each.file.path for each in (*mine, *theirs)})
             self._made = hidden.bring_back(images, where)
             # Compared here; CRIU would refuse the mode of one that has been cut back, too.
             self._taken = {each.file.path for each in verdicts if each.change.kind != SAME}
@@ -204,6 +228,13 @@ class Files:
         except PycrError:
             self.undo()
             raise
+
+    def _unless_settled(self, found: Verdict) -> Verdict:
+        """Take a file as it is that has been dealt with: what has come since is this job's own."""
+        lost = found.change.kind in (MISSING, FORBIDDEN, OTHER)
+        if found.file.use not in SHARED or lost:
+            return found
+        return found._replace(action=TAKE, why="") if self._settled.has(found.file.path) else found
 
     def cut(self, path: str, size: int) -> None:
         """Cut a file back, what is behind kept on disk before. Raises OSError."""
@@ -274,9 +305,14 @@ class Files:
         self._made = []
         return [*self._notes, *map(str, self.cuts)]
 
+    def end(self) -> None:
+        """Have done for good: the task has ended."""
+        self._settled.end()
+
     def undo(self) -> None:
         """Put back what was cut off, where nobody has written since."""
         self.restored()
+        self._settled.withdraw()
         for cut in self.cuts:
             with suppress(OSError), open(cut.path, "r+b") as file, open(cut.kept, "rb") as kept:
                 if file.seek(0, os.SEEK_END) == cut.size:

@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -92,6 +93,7 @@ class Pod:
         self.listener = socket.socket(fileno=int(argv[17]))
         self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
         self.root = 0
+        self.end: Callable[[], None] = lambda: None
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
         self.learner = 0
@@ -158,6 +160,7 @@ class Pod:
             if status is not None:
                 ended, give_up = status, time.monotonic() + LINGER
             if ended is not None and (not self.workers or time.monotonic() > give_up):
+                self.end()
                 os.write(self.status, struct.pack("i", ended))
                 os._exit(0)
             for fd, _ in poll.poll(1000 if ended is not None else None):
@@ -332,7 +335,7 @@ def main() -> int:
             generation, Place(image.step_name(pod.job_id, pod.step_id), pod.task_id, pod.tasks)
         )
         restored = restore(pod.criu, generation, meeting, pod.job, pod.private)
-        pod.root, pod.past = restored.pid, restored.past
+        pod.root, pod.past, pod.end = restored.pid, restored.past, restored.end
         pod.announce()
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why

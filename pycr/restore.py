@@ -16,6 +16,7 @@ import shutil
 import signal
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -23,8 +24,9 @@ from typing import Any, NamedTuple, Optional
 from pycr import host, image
 from pycr.engine import core_image, credentials, criu, proc
 from pycr.engine import images as criu_images
+from pycr.engine.files import OpenFile
 from pycr.errors import GeometryError, ImageError, NotSupported, PycrError, RestoreFailed
-from pycr.files import CUT, Files
+from pycr.files import CUT, Files, load
 from pycr.manifest import Manifest, TaskImage
 from pycr.meeting import Meeting, Place
 
@@ -199,11 +201,12 @@ class Job(NamedTuple):
 
 class Restored(NamedTuple):
     """A restored task: its pid, what Slurm's variables were in the jobs that it was restarted in
-    before, and what the user should know of its files."""
+    before, what the user should know of its files, and what to do when it has ended."""
 
     pid: int
     past: Past
     notes: list[str]
+    end: Callable[[], None]
 
 
 def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: int) -> Restored:
@@ -231,7 +234,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: in
     streams = [proc.Stream(**each) for each in mine.streams]
     own_streams()
     files = Files(generation, place, job.files)
-    files.prepare(images, where)
+    files.prepare(images, where, files_of_steps(generation) if manifest.batch else ())
     pairs: list[tuple[str, int]] = []
 
     def check(pid: int) -> None:
@@ -266,7 +269,30 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: in
         os.close(private)
         for _, fd in pairs:
             os.close(fd)
-    return Restored(pid, mine.environment, files.restored())
+    return Restored(pid, mine.environment, files.restored(), files.end)
+
+
+def files_of_steps(generation: Path) -> list[OpenFile]:
+    """Return the files that the tasks of a batch job's steps had. Raises ImageError."""
+    found = []
+    for step in image.load_all(generation)[1:]:
+        place = generation / image.step_name(step.job_id, step.step_id)
+        for task in step.tasks:
+            where = place / image.task_name(task.task_id)
+            if image.FILES not in task.files:
+                raise ImageError(f"{where}: no {image.FILES} in it")
+            try:
+                directory = image.open_owned(where)
+            except OSError as error:
+                raise ImageError(f"{where}: {error.strerror}") from error
+            try:
+                # Files are cut by what it says, and its own pod comes later.
+                listed = {image.FILES: task.files[image.FILES]}
+                image.check_sums(directory, where, task._replace(files=listed))
+                found += load(directory, where)
+            finally:
+                os.close(directory)
+    return found
 
 
 def check_host(manifest: Manifest, mine: TaskImage) -> None:
