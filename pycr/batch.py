@@ -95,6 +95,8 @@ class Script(Checkpoint):
         if time.monotonic() > self.deadline:
             # The first one says what was in the way; the last may be that the time was short.
             raise TimedOut(f"{self.trouble or error}: given up after --max-wait") from error
+        if self.helpers.stdin.closed:
+            raise error  # a helper was lost, and all was let go
         if isinstance(error, Later) or self._has_changed(isinstance(error, AlreadyDone)):
             self.trouble, self.trouble_since = error, 0.0
             return
@@ -266,11 +268,13 @@ def freeze_all(script: Script) -> bool:
                     script.job, each, script.site, script.options, script.progress, inside=script
                 )
             )
-            script.steps[-1].beside = script.steps
+            script.steps[-1].beside = script.beside = script.steps
         step.run_phases(script.steps, ["prepare", "ask", "freeze"])
         script.freeze()
     except PycrError as error:
         # They first: with slurmctld down, Slurm's answer to what has changed takes minutes.
+        for each_begun in script.steps:
+            each_begun.helpers.let_go()
         for each_begun in script.steps:
             with suppress(PycrError):
                 each_begun.give_up()

@@ -43,6 +43,7 @@ class Helpers:
         self.ended: set[str] = set()  # and those where it has
         self._over = False
         self._told_dump = False
+        self.let_all_go = self.let_go  # and those of the same command, where there are others
         self._joiner = protocol.Joiner()
         self._buffers = {"out": b"", "err": b""}
         # Its own, by which it is found where none of it has said its number yet.
@@ -182,8 +183,7 @@ class Helpers:
     def lost(self) -> PycrError:
         """Say why the helpers, or one of them, are no more; the others let go."""
         # Before Slurm is asked anything: with slurmctld down its answer takes minutes.
-        with suppress(OSError):
-            self.stdin.close()
+        self.let_all_go()
         with suppress(SlurmError):
             job = commands.job(self.step.job_id)
             if not job.running or job.state == "COMPLETING":
@@ -233,6 +233,11 @@ class Helpers:
         last = f"; {self.complaints[-1]}" if self.complaints else ""
         return f" (waited for {waiting[0]}{last})"
 
+    def let_go(self) -> None:
+        """Have the helpers let go of what they hold, and end: by the end of their input."""
+        with suppress(OSError):
+            self.stdin.close()
+
     def end(self) -> None:
         """Let the helpers end and wait until they have. Raises TimedOut when they do not.
 
@@ -240,8 +245,7 @@ class Helpers:
         wait for it for ever: it is not waited for. Its tasks are let go by its own end.
         """
         self._over = True
-        with suppress(OSError):
-            self.stdin.close()
+        self.let_go()
         if self.process.poll() not in (None, 0):
             # srun is gone and slurmstepd does not tell its helpers; on SIGTERM they let go.
             self._cancel("TERM")

@@ -121,6 +121,7 @@ class Checkpoint:
         if options.image_dir is not None:
             config.check_directory(Path(options.image_dir))
         self.helpers = Helpers(step, self.layout, self.deadline)
+        self.helpers.let_all_go = self.let_all_go
         self.helpers.tell(
             do="find", tasks=self.layout, wait=self._just_started(), patience=options.max_wait
         )
@@ -300,6 +301,14 @@ class Checkpoint:
     def _batch(self) -> dict[str, Any]:
         return {}
 
+    def let_all_go(self) -> None:
+        """Have all that this command holds let go, before anything is asked or waited for."""
+        begun = {self, *self.beside}
+        if self.inside is not None:
+            begun.add(self.inside)
+        for each in begun:
+            each.helpers.let_go()
+
     def give_up(self) -> None:
         """Let every task run on and leave no trace; after the first task's end, only end."""
         try:
@@ -357,6 +366,8 @@ def run_phases(begun: Sequence[Checkpoint], names: Sequence[str]) -> None:
 
 def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
     """Let everything run on after an error; raise another where that tells more."""
+    for each in begun:
+        each.helpers.let_go()
     # The first failure is the one to tell: what ending the helpers may add comes of it.
     for each in begun:
         with suppress(PycrError):
