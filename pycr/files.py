@@ -14,9 +14,9 @@ another is right, it is given its list of files without them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +47,8 @@ from pycr.settled import Settled
 CUT, KEEP, REFUSE = "cut", "keep", "refuse"  # --files; spank_cr/options.pxi has them too
 POLICIES = (CUT, KEEP, REFUSE)
 MAX_LIST = 64 << 20
+MAX_NAME = 200  # bytes of a file's name that are in the name of what was cut off it
+CHUNK = 1 << 20
 SHARED = ("write", "read")  # uses of files that tasks may have in common
 # What glibc maps for getpwnam(3) and the like: sssd and nscd rewrite it at will, on each node its
 # own, and its readers look for that.
@@ -237,35 +239,52 @@ class Files:
         return found._replace(action=TAKE, why="") if self._settled.has(found.file.path) else found
 
     def cut(self, path: str, size: int) -> None:
-        """Cut a file back, what is behind kept on disk before. Raises OSError."""
-        with open(path, "r+b") as file:
-            was = os.fstat(file.fileno()).st_size
-            if was <= size:  # another task has done it
-                return
-            kept, copy = self._keep(path, size)
-            with os.fdopen(copy, "wb") as target:
-                file.seek(size)
-                shutil.copyfileobj(file, target, 1 << 20)
-                target.flush()
-                os.fsync(target.fileno())
-            image.sync_directory(self.directory)
-            self.cuts.append(Cut(path, size, was, kept))
-            file.truncate(size)
+        """Cut a file back, what is behind kept on disk before. Raises RestoreFailed."""
+        kept = None
+        try:
+            with open(path, "r+b") as file:
+                while True:
+                    was = os.fstat(file.fileno()).st_size
+                    if was <= size:  # another task has done it
+                        return
+                    kept, copy = self._keep(path, size)
+                    with os.fdopen(copy, "wb") as target:
+                        end = _copy(file.fileno(), target.fileno(), size, 0)
+                    if os.fstat(file.fileno()).st_size >= end:
+                        break
+                    kept.unlink()  # another has cut it meanwhile, and has it whole
+                self._list(f"{size} {was} {kept.name} {path}")
+                file.truncate(size)
+        except OSError as error:
+            if kept is not None:
+                kept.unlink(missing_ok=True)
+            where = error.filename or kept or path
+            raise RestoreFailed(
+                f"{path}: couldn't keep what was to be cut off behind byte {size}: {where}:"
+                f" {error.strerror}; {_KEEP}"
+            ) from error
+        self.cuts.append(Cut(path, size, was, kept))
 
     def _keep(self, path: str, size: int) -> tuple[Path, int]:
-        """Make the file for what is cut off one, and say so beside it. Raises OSError."""
+        """Make the file for what is cut off one. Raises OSError."""
         self.directory.mkdir(0o700, exist_ok=True)
         os.close(image.open_owned(self.directory))
-        task = image.task_name(self.place.task_id)
-        name = f"{task}.{os.path.basename(path)[:200]}@{size}"
+        name = os.fsdecode(os.fsencode(os.path.basename(path))[:MAX_NAME])
+        name = f"{image.task_name(self.place.task_id)}.{name}@{size}"
         for number in range(1, 1000):
             kept = self.directory / (name if number == 1 else f"{name}.{number}")
             with suppress(FileExistsError):
-                copy = image.create(kept)
-                with open(self.directory / task, "a", errors="surrogateescape") as index:
-                    index.write(f"{size} {os.stat(path).st_size} {kept.name} {path}\n")
-                return kept, copy
-        raise FileExistsError(17, "too many of its name", str(kept))
+                return kept, image.create(kept)
+        raise FileExistsError(errno.EEXIST, "too many of its name", str(kept))
+
+    def _list(self, line: str) -> None:
+        """Say in the list what has been kept. Raises OSError."""
+        index = self.directory / image.task_name(self.place.task_id)
+        with open(index, "a", errors="surrogateescape") as file:
+            file.write(f"{line}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        image.sync_directory(self.directory)
 
     def changed(self, images: int) -> dict[str, bytes]:
         """Return the images that CRIU is to find otherwise: its list of files, without size and
@@ -297,7 +316,7 @@ class Files:
                         self.cut(file.path, file.size)
                         os.lseek(fd, file.size, os.SEEK_SET)
                 except OSError as error:
-                    raise RestoreFailed(str(error)) from error
+                    raise RestoreFailed(f"{file.path}: {error.strerror}") from error
 
     def restored(self) -> list[str]:
         """Have done, when CRIU has read everything; return what the user should know."""
@@ -315,14 +334,43 @@ class Files:
         self._settled.withdraw()
         for cut in self.cuts:
             with suppress(OSError), open(cut.path, "r+b") as file, open(cut.kept, "rb") as kept:
-                if file.seek(0, os.SEEK_END) == cut.size:
-                    shutil.copyfileobj(kept, file, 1 << 20)
-                    file.flush()
-                    os.fsync(file.fileno())
+                if os.fstat(file.fileno()).st_size == cut.size:
+                    _copy(kept.fileno(), file.fileno(), 0, cut.size)
                     cut.kept.unlink()
-        index = self.directory / image.task_name(self.place.task_id)
+        task = image.task_name(self.place.task_id)
         with suppress(OSError):
-            if self.cuts and not any(cut.kept.exists() for cut in self.cuts):
-                index.unlink()
+            if not any(path.name.startswith(f"{task}.") for path in self.directory.iterdir()):
+                (self.directory / task).unlink(missing_ok=True)
             self.directory.rmdir()
         self.cuts.clear()
+
+
+def _copy(source: int, target: int, start: int, to: int) -> int:
+    """Copy an open file from a byte on to its end, holes as holes, to a byte of another.
+
+    Return the end. Raises OSError.
+    """
+    while True:
+        end = os.fstat(source).st_size
+        at = start
+        while at < end:
+            try:
+                at = os.lseek(source, at, os.SEEK_DATA)
+                hole = os.lseek(source, at, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # a hole up to its end
+            os.lseek(target, to + at - start, os.SEEK_SET)
+            while at < hole:
+                data = os.pread(source, min(hole - at, CHUNK), at)
+                if not data:
+                    break
+                at += len(data)
+                while data:
+                    data = data[os.write(target, data) :]
+        os.ftruncate(target, to + end - start)
+        if os.fstat(source).st_size <= end:  # somebody may still write it
+            os.fsync(target)
+            return end
+        start, to = end, to + end - start

@@ -170,8 +170,8 @@ def _compare_contents(old: OpenFile, now: OpenFile) -> Change:
     if now.size < old.size:
         return Change(SHORTER, now.size, f"it had {old.size} bytes and has {now.size}")
     if old.head:
-        head = ""
-        with suppress(OSError):
+        head = old.head
+        with suppress(OSError):  # it may be for writing only by now
             head = _contents(old.path, "read", old.size)[1]
         if head != old.head:
             same = now.inode == old.inode

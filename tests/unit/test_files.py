@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,74 @@ def test_nothing_is_cut_that_cannot_be_kept(tmp_path: Path) -> None:
         restart.prepare()
     assert restart.paths[0].read_text() == "then and since"
     assert not list(tmp_path.glob("task.0*"))
+
+
+def test_a_name_may_be_long_and_odd(tmp_path: Path) -> None:
+    names = [b"n" * 255, "\u0436".encode() * 127, b"new\nline \xff (deleted)"]
+    restart = Restart(tmp_path, *map(os.fsdecode, names))
+    restart.prepare()
+    assert [path.read_text() for path in restart.paths] == ["then"] * 3
+    assert len(restart.kept()) == 4
+    restart.files.undo()
+    assert [path.read_text() for path in restart.paths] == ["then and since"] * 3
+
+
+def test_holes_are_kept_as_holes(tmp_path: Path) -> None:
+    restart = Restart(tmp_path, "a")
+    with restart.paths[0].open("r+b") as file:
+        file.seek(1 << 36)
+        file.write(b"far")
+        file.truncate(1 << 37)
+    restart.prepare()
+    assert restart.paths[0].read_text() == "then"
+    kept = restart.generation.parent / "cut-14.0/task.0.a@4"
+    assert (kept.stat().st_size, kept.stat().st_blocks < 1024) == ((1 << 37) - 4, True)
+    restart.files.undo()
+    with restart.paths[0].open("rb") as file:
+        assert file.read(15) == b"then and since\0"
+        file.seek(1 << 36)
+        assert file.read(4) == b"far\0"
+    assert restart.paths[0].stat().st_size == 1 << 37
+    assert restart.paths[0].stat().st_blocks < 1024
+
+
+def test_nothing_is_left_of_a_copy_that_did_not_fit(tmp_path: Path) -> None:
+    restart = Restart(tmp_path, "a", "b")
+    restart.paths[1].write_bytes(b"then" + bytes(range(256)) * 64)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # EFBIG, for a full disk
+    try:
+        with pytest.raises(RestoreFailed, match=r"b: couldn't keep .* byte 4: .*--files=keep"):
+            restart.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert restart.paths[0].read_text() == "then and since"
+    assert restart.paths[1].stat().st_size == 4 + 256 * 64
+    assert not (restart.generation.parent / "cut-14.0").exists()
+
+
+def test_tasks_that_cut_the_same_file_at_once_lose_nothing(tmp_path: Path) -> None:
+    restart = Restart(tmp_path, "a")
+    since = os.urandom(8 << 20)
+    for _ in range(4):
+        restart.paths[0].write_bytes(b"then" + since)
+        each = [files.Files(restart.generation, Place("14.0", n, 4), files.CUT) for n in range(4)]
+        threads = [
+            threading.Thread(target=one.cut, args=(str(restart.paths[0]), 4)) for one in each
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert restart.paths[0].read_text() == "then"
+        cuts = [cut for one in each for cut in one.cuts]
+        assert cuts and all(cut.kept.read_bytes() == since for cut in cuts)
+        assert len(restart.kept()) == 2 * len(cuts)
+        for one in reversed(each):
+            one.undo()
+        assert restart.paths[0].read_bytes() == b"then" + since
+        for path in (restart.generation.parent / "cut-14.0").glob("*"):
+            path.unlink()
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/dev/null", "/"])
