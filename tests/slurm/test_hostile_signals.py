@@ -6,11 +6,27 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
+
+import pytest
 
 from tests.login import Login, until
 from tests.slurm import forge
-from tests.slurm.hostile import NOTHING, below, pod, words
-from tests.slurm.processes import children, state
+from tests.slurm.hostile import (
+    FIND,
+    NOTHING,
+    ByHand,
+    all_of,
+    below,
+    dump,
+    inside,
+    named,
+    pod,
+    running,
+    waiting_step,
+    words,
+)
+from tests.slurm.processes import children, state, status
 
 
 def slice_up(first_pid: int) -> bool:
@@ -62,3 +78,147 @@ def test_killing_criu_gives_nothing(alice: Login) -> None:
     forge.creds(generation / f"task.0/core-{first}.img", **claims)
     forge.seal(generation)
     assert attack() == (125, "")
+
+
+# ---- signals ----------------------------------------------------------------------------------
+
+EACH = ["TERM", "KILL", "STOP", "SEGV"]
+KILL = """
+import os, signal, sys
+for pid in map(int, sys.argv[1:]):
+    for name in ("SIGTERM", "SIGKILL", "SIGSTOP", "SIGSEGV", "SIGCONT"):
+        try:
+            os.kill(pid, signal.Signals[name])
+        except PermissionError:
+            continue
+        print("sent", pid, name)
+print("done")
+"""
+
+
+def send(pid: int, name: str) -> None:
+    os.kill(pid, signal.Signals[f"SIG{name}"])
+
+
+def no_capability(user: Login, pids: list[int]) -> None:
+    """See that none of these holds one."""
+    for pid in pids:
+        for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
+            assert status(pid, name) in (NOTHING, ""), (words(pid), name)
+
+
+def nothing_left(user: Login) -> None:
+    """See that nothing of the user's runs on any node."""
+    user.cancel_all()
+    until("all of it to end", lambda: not in_jobs(user))
+
+
+def in_jobs(user: Login) -> list[int]:
+    """Return what the user runs in jobs."""
+    return [pid for pid in all_of(user) if "/slurm" in cgroup(pid)]
+
+
+def cgroup(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+
+
+class Frozen:
+    """A step of one task that a helper, by hand, holds frozen."""
+
+    def __init__(self, user: Login) -> None:
+        self.user, self.step = user, waiting_step(user)
+        made = user.sh("mkdir -p -m 700 image/task.0")
+        assert made.returncode == 0, made.stderr
+        self.hand = ByHand(user, self.step.split(".")[0], self.step)
+        self.hand.ask(FIND, "ready")
+        self.hand.ask(dump(f"{user.dir}/image"), "frozen")
+        (self.helper,) = running(user, "pycr.node")
+        (self.criu,) = named(below(self.helper), "criu")
+        (self.task,) = [pid for pid in named(all_of(user), "sleep") if state(pid) == "t"]
+
+
+@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("target", ["helper", "criu"])
+def test_its_own_user_at_a_checkpoint(alice: Login, target: str, name: str) -> None:
+    """There is no checkpoint then, and the task runs on."""
+    held = Frozen(alice)
+    send(held.helper if target == "helper" else held.criu, name)
+    if target == "helper" and name == "STOP":
+        (own,) = [step for step in alice.steps() if step != held.step]
+        assert alice.run("scancel", "--signal=KILL", own).returncode == 0
+    out, _ = held.hand.srun.communicate("", timeout=30)
+    until("the task to run on", lambda: state(held.task) == "S")
+    if target == "criu":
+        assert '"event":"failed"' in out, out
+    no_capability(alice, below(held.task))
+    until("helper and criu to end", lambda: not (words(held.helper) or words(held.criu)))
+    assert alice.steps() == [held.step]
+    done = alice.pycr("create", held.step, "--image-dir", ".")
+    assert done.returncode == 0, done.stderr
+    nothing_left(alice)
+
+
+def test_another_user_at_a_checkpoint(alice: Login, bob: Login) -> None:
+    held = Frozen(alice)
+    done = bob.run("python3", "-c", KILL, *map(inside, (held.helper, held.criu, held.task)))
+    assert done.stdout == "done\n", done.stderr
+    assert state(held.task) == "t"
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "ends"),
+    [
+        ("PID 1", "TERM", None),  # of a signal that it does not catch PID 1 hears nothing
+        ("PID 1", "SEGV", None),
+        ("PID 1", "STOP", None),
+        ("PID 1", "KILL", 137),
+        ("parent", "TERM", 143),  # is the task's
+        ("parent", "SEGV", 139),
+        ("parent", "STOP", None),
+        ("parent", "KILL", 137),
+    ],
+)
+def test_its_own_user_at_a_pod(alice: Login, target: str, name: str, ends: int | None) -> None:
+    """The task runs on, or the step ends and all of it is gone."""
+    step, _ = forge.vacated(alice, "sleep", "100")
+    restart = alice.popen("pycr", "restart", "--image-dir", ".", step)
+    first = pod(alice)
+    (task,) = until("it to run", lambda: running_named(first, "sleep"))
+    parent = int(status(first, "PPid"))
+    tree = below(parent)
+    send(first if target == "PID 1" else parent, name)
+    if ends is None:
+        if name == "STOP":
+            until("it to stop", lambda: state(first if target == "PID 1" else parent) == "T")
+        assert state(task) == "S"
+        no_capability(alice, [parent, task])
+        if name == "STOP":
+            send(first if target == "PID 1" else parent, "CONT")
+        again = alice.step()
+        assert alice.pycr("create", again, "--image-dir", ".").returncode == 0
+        alice.run("scancel", again)
+        restart.communicate(timeout=60)
+    else:
+        restart.communicate(timeout=60)
+        assert restart.returncode in (ends, ends - 128, 128 - ends)
+    until("all of it to end", lambda: not [pid for pid in tree if words(pid)])
+    nothing_left(alice)
+
+
+def running_named(first: int, name: str) -> list[int]:
+    """Return what a pod's task runs by a name, when it is no longer criu's to hold."""
+    return [pid for pid in named(below(first), name) if state(pid) == "S"]
+
+
+def test_another_user_at_a_pod(alice: Login, bob: Login) -> None:
+    step, _ = forge.vacated(alice, "sleep", "100")
+    alice.popen("pycr", "restart", "--image-dir", ".", step, "--nodelist=n0")
+    first = pod(alice)
+    (task,) = until("it to run", lambda: running_named(first, "sleep"))
+    targets = [int(status(first, "PPid")), first, task]
+    done = bob.run("python3", "-c", KILL, *map(inside, targets))
+    assert done.stdout == "done\n", done.stderr
+    assert [state(pid) for pid in targets] == ["S"] * 3
