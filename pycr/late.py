@@ -19,6 +19,7 @@ from pathlib import Path
 from pycr import image
 from pycr.manifest import seal, unseal
 
+MAX_SIZE = 1 << 30  # bytes
 _STREAMS = {"1": 1, "2": 2}
 
 
@@ -47,9 +48,12 @@ def write(directory: str, own_pid: int, streams: dict[int, bytes]) -> None:
 def read(directory: str, own_pid: int) -> dict[int, bytes]:
     """Return what write() kept, none where it is not there or damaged."""
     try:
-        descriptor = os.open(Path(directory) / name_of(own_pid), image.FILE_FLAGS)
+        # A device or a file without end in its place must not take all memory.
+        descriptor = image.open_regular(Path(directory) / name_of(own_pid))
         with os.fdopen(descriptor, "rb") as file:
-            value = json.loads(unseal(file.read()))
+            if os.fstat(descriptor).st_size > MAX_SIZE:
+                return {}
+            value = json.loads(unseal(file.read(MAX_SIZE)))
         return {_STREAMS[name]: base64.b64decode(data) for name, data in value.items()}
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return {}
