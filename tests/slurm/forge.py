@@ -20,6 +20,8 @@ Message = dict[int, list[rpc.Value]]
 THREAD_CORE, CREDS = 5, 10  # core_entry.thread_core, thread_core_entry.creds
 UID, GID, EUID, EGID, SUID, SGID, FSUID, FSGID = range(1, 9)  # creds_entry, and below
 CAP_INH, CAP_PRM, CAP_EFF, CAP_BND, SECBITS, GROUPS, NO_NEW_PRIVS = 9, 10, 11, 12, 13, 14, 18
+LSM_PROFILE, LSM_SOCKCREATE = 15, 16
+SECCOMP_MODE, SECCOMP_FILTER = 11, 12  # thread_core_entry
 CHECKPOINT_RESTORE: list[rpc.Value] = [0, 1 << 8]  # the two 32-bit words of the set with bit 40
 
 
@@ -39,6 +41,16 @@ def edit(path: Path, change: Callable[[Message], None]) -> None:
         out += struct.pack("<I", len(new)) + new
         at += 4 + size
     path.write_bytes(out)
+
+
+def inventory(images: Path, number: int, value: rpc.Value) -> None:
+    """Add a field to inventory.img's one message, behind one word of magic: the last one counts."""
+    path = images / "inventory.img"
+    data = path.read_bytes()
+    (size,) = struct.unpack("<I", data[4:8])
+    assert len(data) == 8 + size
+    message = data[8:] + rpc.encode(number, value)
+    path.write_bytes(data[:4] + struct.pack("<I", len(message)) + message)
 
 
 def inner(message: Message, number: int, change: Callable[[Message], None]) -> None:

@@ -23,7 +23,28 @@ from tests.slurm.hostile import in_cluster
 SETS = re.compile(r"^Cap(?:Inh|Prm|Eff|Amb):\t([0-9a-f]+)$", re.M)
 UID = re.compile(r"^Uid:\t(\d+)", re.M)
 PARENT = re.compile(r"^PPid:\t(\d+)", re.M)
+EFFECTIVE = re.compile(r"^CapEff:\t([0-9a-f]+)$", re.M)
 CHECKPOINT_RESTORE, SETPCAP, SYS_ADMIN = 1 << 40, 1 << 8, 1 << 21
+RESTORE = CHECKPOINT_RESTORE | SETPCAP
+# What each may hold. A helper's criu and scontrol are not told from a pod's: they inherit what it
+# has. Of slurmstepd that is what may be in effect, since it has all from Slurm's setuid to the
+# plugin.
+ALLOWED = {
+    "pycr.node": CHECKPOINT_RESTORE,
+    "pycr.pod": RESTORE,
+    "criu": RESTORE,
+    "scontrol": RESTORE,
+    "scancel": RESTORE,
+    "being restored": RESTORE,
+    "slurmstepd": RESTORE | SYS_ADMIN,
+}
+PROGRAMS = (
+    "/usr/sbin/criu",
+    "/usr/sbin/slurmstepd",
+    "/usr/bin/scontrol",
+    "/usr/bin/scancel",
+)
+BOUND = ("pycr.node", "pycr.pod")  # no_new_privs, since this cluster's bounding set is not full
 
 
 class Watch(threading.Thread):
@@ -61,9 +82,10 @@ class Watch(threading.Thread):
         if text.split("\n", 1)[0] != (process / "status").read_text().split("\n", 1)[0]:
             return
         self.seen[kind or "bad"] = self.seen.get(kind or "bad", 0) + 1
-        allowed = CHECKPOINT_RESTORE | SETPCAP | (SYS_ADMIN if kind == "slurmstepd" else 0)
-        # Between Slurm's setuid and the plugin slurmstepd has all, of which none is in effect.
-        if not kind or (held & ~allowed and kind != "slurmstepd"):
+        if kind == "slurmstepd":
+            held = int(EFFECTIVE.findall(text)[0], 16)
+        loose = kind in BOUND and "\nNoNewPrivs:\t1\n" not in text
+        if held & ~ALLOWED.get(kind, 0) or not kind or loose:
             words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             self.bad.add(f"{held:x} {exe} {words:.200}")
 
@@ -76,9 +98,7 @@ class Watch(threading.Thread):
             ["-I", "-m", "pycr.pod"],
         ):
             return words[3]
-        if exe in ("/usr/sbin/criu", "/usr/sbin/slurmstepd", "/usr/bin/scontrol"):
-            return base
-        if exe == "/usr/bin/scancel":
+        if exe in PROGRAMS:
             return base
         at = process
         while found := PARENT.search(text):  # in criu's hands, not run yet

@@ -98,6 +98,21 @@ def environ(pid: int) -> list[str]:
     return sorted(Path(f"/proc/{pid}/environ").read_text().split("\0")[:-1])
 
 
+def test_each_canary_alone_sings(alice: Login) -> None:
+    """In the other tests LD_PRELOAD sings in every program, and would hide one that is mute."""
+    laid = lay(alice)
+    for name, command in (
+        ("LD_PRELOAD", ["true"]),
+        ("LD_AUDIT", ["true"]),
+        ("GCONV_PATH", ["iconv", "-f", "CANARY", "-t", "UTF-8", "/dev/null"]),
+        ("PYTHONPATH", ["python3", "-c", ""]),
+        ("BASH_ENV", ["bash", "-c", ""]),
+    ):
+        (alice.place / "heard").unlink(missing_ok=True)
+        alice.run("srun", "-n1", "env", f"{name}={laid[name]}", *command)
+        assert command[0] in alice.read("heard"), f"{name}: the canary does not sing"
+
+
 TRUSTED = ("pycr.node", "pycr.pod", "criu", "scontrol listpids", "scontrol show config")
 
 

@@ -23,7 +23,7 @@ Path("ready").touch()
 while not os.path.exists("go"):
     time.sleep(0.02)
 os.wait()
-names = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb")
+names = ("Uid", "Gid", "CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp")
 for line in Path("/proc/self/status").read_text().splitlines():
     if line.startswith(names):
         print(*line.split(), flush=True)
