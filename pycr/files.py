@@ -40,7 +40,7 @@ from pycr.engine.files import (
     OpenFile,
     compare,
 )
-from pycr.errors import ImageError, PycrError, RestoreFailed
+from pycr.errors import ImageError, PycrError, RestoreFailed, printable
 from pycr.meeting import Place
 from pycr.settled import Settled
 
@@ -253,7 +253,7 @@ class Files:
                     if os.fstat(file.fileno()).st_size >= end:
                         break
                     kept.unlink()  # another has cut it meanwhile, and has it whole
-                self._list(f"{size} {was} {kept.name} {path}")
+                self._list(printable(f"{size} {was} {kept.name} {path}"))
                 file.truncate(size)
         except OSError as error:
             if kept is not None:
@@ -280,7 +280,7 @@ class Files:
     def _list(self, line: str) -> None:
         """Say in the list what has been kept. Raises OSError."""
         index = self.directory / image.task_name(self.place.task_id)
-        with open(index, "a", errors="surrogateescape") as file:
+        with open(index, "a", encoding="utf-8") as file:
             file.write(f"{line}\n")
             file.flush()
             os.fsync(file.fileno())

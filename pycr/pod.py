@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pycr import ask, image, mailbox, protocol, task
 from pycr.engine import criu, proc
-from pycr.errors import GeometryError, PycrError, RestoreFailed
+from pycr.errors import GeometryError, PycrError, RestoreFailed, printable
 from pycr.meeting import Meeting, OtherFailed, Place
 from pycr.restore import Job, Past, restore
 from pycr.slurm import commands
@@ -341,18 +341,19 @@ def main() -> int:
         return RestoreFailed.exit_status  # that one has said why
     except GeometryError as error:
         if pod.task_id == 0:  # all find the same
-            print(f"pycr: couldn't restart: {error}", file=sys.stderr, flush=True)
+            print(f"pycr: couldn't restart: {printable(str(error))}", file=sys.stderr, flush=True)
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
-        print(f"pycr: couldn't restart: {pod.where()}: {text}", file=sys.stderr, flush=True)
+        text = printable(f"{pod.where()}: {text}")
+        print(f"pycr: couldn't restart: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.
         if (meeting is None or not meeting.fail()) and pod.tasks > 1:
             with suppress(PycrError):
                 commands.kill_step(pod.job_id, pod.step_id)
         return RestoreFailed.exit_status
     for note in restored.notes:
-        print(f"pycr: {pod.where()}: {note}", file=sys.stderr, flush=True)
+        print(f"pycr: {pod.where()}: {printable(note)}", file=sys.stderr, flush=True)
     pod.serve()
     return 0
 

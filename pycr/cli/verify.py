@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,12 +24,21 @@ from pycr.cli import count, size, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
 from pycr.engine import criu
-from pycr.errors import ImageError, NotSupported, PycrError, SlurmError, UsageError
+from pycr.errors import (
+    ImageError,
+    NotSupported,
+    PycrError,
+    SlurmError,
+    UsageError,
+    printable,
+)
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import commands
 
 ASKED = 8  # nodes at a time
 IMMEDIATE = 10  # seconds that a node may take to begin to look
+# Of a node's state, as scontrol has it: IDLE+DRAIN, DOWN*. What is POWERED_DOWN Slurm starts.
+BAD = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILED", "FAILING", "UNKNOWN"}
 
 
 class Image(NamedTuple):
@@ -202,8 +212,7 @@ def in_partition(partition: str, every: list[tuple[Path, Manifest]], own: Node) 
         if node == own.node:
             continue
         state = facts.get("State", "")
-        bad = [word for word in ("DOWN", "DRAIN", "FAIL", "UNKNOWN") if word in state]
-        why = f"Slurm says it is {state}" if bad else ""
+        why = f"Slurm says it is {state}" if is_out(state) else ""
         yield Node(node, why or unfit(every, {"machine": facts.get("Arch", "")}))
 
 
@@ -251,6 +260,11 @@ def ask(nodes: list[Node], generation: Path, arguments: argparse.Namespace) -> l
         return list(pool.map(one, nodes))
 
 
+def is_out(state: str) -> bool:
+    """Tell whether a node of this state starts no jobs."""
+    return not BAD.isdisjoint(re.split(r"[+*]", state))
+
+
 def show(
     generation: Path,
     images: list[Image],
@@ -262,12 +276,12 @@ def show(
     bad = [each for each in images if each.why]
     total = size(sum(each.size for each in images))
     whole = "DAMAGED" if bad else "whole"
-    print(f"{generation}: {whole}, {count(len(images), 'file')}, {total}")
+    say(f"{generation}: {whole}, {count(len(images), 'file')}, {total}")
     for why in dict.fromkeys(each.why for each in bad):
-        print(f"  {why}")
+        say(f"  {why}")
     if arguments.long:
         for each in images:
-            print(f"  {each.sha256}  {each.size:>12}  {each.path}")
+            say(f"  {each.sha256}  {each.size:>12}  {each.path}")
     for task, verdict in verdicts:
         doing = {
             files.OK: "",
@@ -277,6 +291,11 @@ def show(
         }[verdict.action]
         if verdict.why or arguments.long:
             words = ": ".join(filter(None, (verdict.why, doing))) or "as it was"
-            print(f"{task}: {verdict.file.path} ({verdict.file.size} bytes): {words}")
+            say(f"{task}: {verdict.file.path} ({verdict.file.size} bytes): {words}")
     for node in nodes:
-        print(f"{node.node}: {node.why or 'could restart it'}")
+        say(f"{node.node}: {node.why or 'could restart it'}")
+
+
+def say(text: str) -> None:
+    """Print a line: file names in it may be hostile."""
+    print(printable(text))

@@ -17,6 +17,13 @@ while not os.path.exists("stop"):
 print("pass", memory[0])
 """
 
+ODD = r"""import time
+file = open(b"caf\351\nx (y).log", "wb", 0)
+file.write(b"some")
+open("ready", "w").close()
+time.sleep(100)
+"""
+
 
 @pytest.mark.parametrize("change", ["chmod 600 written.0", "chmod 640 appended.0 shared"])
 def test_what_has_grown_may_have_another_mode(alice: Login, change: str) -> None:
@@ -61,3 +68,23 @@ def test_a_name_services_cache_may_have_changed(alice: Login, cache: str) -> Non
     finally:
         for node in nodes:
             node.run(["rm", cache])
+
+
+def test_a_name_of_two_lines_is_told_in_one(alice: Login) -> None:
+    (alice.place / "odd.py").write_text(ODD)
+    job = alice.popen("srun", "-n1", "python3", "odd.py")
+    until("it to write", lambda: (alice.place / "ready").exists())
+    step = alice.step()
+    assert alice.pycr("vacate", step, "--image-dir", ".").returncode == 0
+    job.communicate(timeout=30)
+    alice.sh("echo more >> caf*")
+    done = alice.pycr("verify", "--image-dir", ".", step, env={"LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert r"/caf\udce9\nx (y).log (" in done.stdout
+    alice.popen("pycr", "restart", "--image-dir", ".", step)
+    until("it to run", lambda: list(alice.place.glob("*/cut-*/task.0.caf*")))
+    alice.cancel_all()
+    made = next(alice.place.glob("*/cut-*/task.0")).read_text().splitlines()
+    assert len(made) == 1
+    assert made[0].endswith(r"/caf\udce9\nx (y).log")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pycr import cli, errors, manifest
-from pycr.cli import checkpoint
+from pycr.cli import checkpoint, verify
 from pycr.errors import UsageError
 from pycr.slurm import BATCH, Geometry, names_nodes
 from pycr.writer import Writer
@@ -335,3 +335,20 @@ def test_names_that_are_no_text_are_shown_as_they_are(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"./app 'a b' '\xff'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "out"),
+    [
+        ("IDLE", False),
+        ("MIXED+CLOUD", False),
+        ("IDLE+CLOUD+POWERED_DOWN", False),
+        ("IDLE+POWERING_DOWN", False),
+        ("DOWN", True),
+        ("DOWN*+NOT_RESPONDING", True),
+        ("IDLE+DRAIN", True),
+        ("UNKNOWN*", True),
+    ],
+)
+def test_a_node_that_sleeps_can_be_started(state: str, out: bool) -> None:
+    assert verify.is_out(state) == out
