@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -298,15 +298,16 @@ class Files:
         except (OSError, ValueError) as error:
             raise RestoreFailed(str(error)) from error
 
-    def cut_streams(self) -> None:
+    def cut_streams(self, whole: Collection[int] = ()) -> None:
         """Cut back what this step has as standard output or error, where the task had it too.
 
+        whole: descriptors whose files have only this start's words behind the old ones.
         Raises RestoreFailed.
         """
         if self.policy == KEEP:
             return
         for fd, use in STREAMS.items():
-            for file in self._streams:
+            for file in () if fd in whole else self._streams:
                 try:
                     if file.use != use or os.readlink(f"/proc/self/fd/{fd}") != file.path:
                         continue

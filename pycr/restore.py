@@ -148,12 +148,14 @@ def script_file(images: int, batch: dict[str, Any]) -> list[tuple[str, int]]:
     return [(batch["script"].lstrip("/"), reader)]
 
 
-def put_outputs_back(images: int, mine: TaskImage) -> None:
-    """Have this job's output files end as the script left them.
+def put_outputs_back(images: int, mine: TaskImage) -> set[int]:
+    """Have this job's output files end as the script left them; return those made anew.
 
     Slurm truncates them when it starts a job again; and into what it does not, it has written that
-    the job was ended, perhaps behind half a line.
+    the job was ended, perhaps behind half a line. What is in a truncated one already is of this
+    start (a TaskProlog's words), and stays.
     """
+    made = set()
     for fd, name in image.OUTPUTS.items():
         if name not in mine.files or not stat.S_ISREG(os.fstat(fd).st_mode):
             continue
@@ -166,10 +168,12 @@ def put_outputs_back(images: int, mine: TaskImage) -> None:
                 with os.fdopen(source, "rb") as file:
                     shutil.copyfileobj(file, target)
                 target.write(since)
+                made.add(fd)
             else:
                 target.seek(size)
                 if SLURM_SAYS.fullmatch(target.read(MIB)):
                     target.truncate(size)
+    return made
 
 
 def check_script(script: str, mine: TaskImage) -> None:
@@ -236,6 +240,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: in
     files = Files(generation, place, job.files)
     files.prepare(images, where, files_of_steps(generation) if manifest.batch else ())
     pairs: list[tuple[str, int]] = []
+    whole: set[int] = set()
 
     def check(pid: int) -> None:
         sums.result()
@@ -249,9 +254,9 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: in
         if manifest.batch:
             if job.requeued:
                 check_script(job.script, mine)
-            put_outputs_back(images, mine)
+            whole = put_outputs_back(images, mine)
             pairs += script_file(images, manifest.batch)
-        files.cut_streams()
+        files.cut_streams(whole)
         avoid_pids(mine.max_pid)
         pid = criu.restore(criu.find(path), private, pairs, check, refuse_privilege)
     except criu.RestoreFailure as error:
