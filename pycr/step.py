@@ -259,7 +259,8 @@ class Checkpoint:
                     task_id=task,
                     node=node,
                     pids=facts["pids"],
-                    max_pid=dumped["max_pid"],
+                    # Some of these may have ended before all stood still.
+                    max_pid=max(dumped["max_pid"], *facts["pids"]),
                     exe=facts["exe"],
                     args=facts["args"],
                     cwd=facts["cwd"],

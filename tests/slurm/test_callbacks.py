@@ -129,3 +129,29 @@ def test_a_program_may_refuse(alice: Login, file: str, status: int, words: str) 
     job.goes_on()
     job.stop()
     assert process.wait(20) == 0
+
+
+ENDS = """import subprocess, sys, time
+import pycr
+def before():
+    child.kill()
+    child.wait()
+pycr.on_checkpoint(before=before)
+time.sleep(0.5)
+child = subprocess.Popen(["sleep", "1000"])  # its id is above those of the callback's threads
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_process_may_end_before_all_stand_still(alice: Login) -> None:
+    """It was there, with the highest id, when the checkpoint began."""
+    (alice.place / "ends.py").write_text(ENDS)
+    line = f"PYTHONPATH={PACKAGE} exec python3 ends.py > out"
+    job = alice.popen("srun", "--cr", "-n1", "bash", "-c", line)
+    until("it to run", lambda: alice.read("out"))
+    step = alice.step()
+    done = alice.pycr("vacate", step, "--image-dir", ".")
+    assert done.returncode == 0, done.stderr
+    job.communicate(timeout=30)
+    assert alice.pycr_json("verify", "--image-dir", ".", step)["whole"]
