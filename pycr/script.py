@@ -138,6 +138,9 @@ class ScriptHelper(Helper):
             held = list(self.monitors.processes.values())
             answers = self.monitors.ask(held, "collect", COLLECT, dir=value["dir"])
             reasons = [each["reason"] for each in answers.values() if each.get("reason")]
+            lost = sum(str(each.pid) not in answers for each in held)
+            if lost:
+                reasons.append(f"what {lost} of its monitors held, which were killed")
             self.report({"event": "collected", "task": 0, "reasons": reasons})
         elif value["do"] == "committed":
             self.committed = True

@@ -274,7 +274,10 @@ class Round:
             status, said = self.victim.restart(f"{self.scene.images}/{self.step_dir}/{newest}")
         if status != self.victim.good:
             raise Wrong(f"the restart from {newest} ended with {status}: {said[-400:]}")
-        judge.restarted(self.victim, before, said, restarts, self.windows[newest])
+        if "output is missing" in self.words and newest in after:
+            self.scene.notes.append("pycr has said that output is missing")
+        else:
+            judge.restarted(self.victim, before, said, restarts, self.windows[newest])
         self.restarted = True
 
     def beside(self) -> None:
