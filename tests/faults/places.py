@@ -17,7 +17,7 @@ from tests.faults.scene import Scene
 
 NODE = "n0"
 PLACE = "/srv/faults"
-SIZE = 200  # MiB: room for a few generations of any victim
+SIZE = 400  # MiB: room for a few generations of any victim
 OWNER = USERS["alice"]
 
 

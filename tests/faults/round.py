@@ -22,7 +22,7 @@ from tests.login import Login, until
 
 GRACE = 30  # seconds of silence beyond --max-wait that a helper bears (docs/reliability.md)
 SLACK = 6.0  # seconds that a busy machine may take for anything
-LIMITS = {"time_limit": 70.0, "node_gone": 90.0}  # seconds that Slurm takes to end such a victim
+LIMITS = {"time_limit": 70.0, "node_gone": 150.0}  # seconds that Slurm takes to end such a victim
 
 
 class Result(NamedTuple):
