@@ -13,12 +13,14 @@ from pathlib import Path
 from pycr import config, image, meeting, resubmit
 from pycr.cli import verb_parser
 from pycr.cli.find import target
+from pycr.cli.progress import Line
 from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
 from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
 
-ENDING = 3.0  # seconds that Slurm may take to end a step that was killed
+# Seconds that Slurm may take to end a step that was killed, and a job.
+ENDING, COMPLETING = 3.0, 60.0
 OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id", "--files")
 
 
@@ -159,16 +161,26 @@ def refuse_running(manifest: Manifest) -> None:
     except NoSuchJob:
         return
     name = f"{manifest.job_id}.{manifest.step_id}"
-    mine = job.running and job.uid == manifest.uid
-    give_up = time.monotonic() + ENDING
-    while mine and any(each.name == name for each in commands.steps(job)):
-        if time.monotonic() < give_up:  # it may just be ending
+    began = time.monotonic()
+    line = Line()
+    while job.running and job.uid == manifest.uid:
+        if not any(each.name == name for each in commands.steps(job)):
+            break
+        # It may just be ending; a job that ends takes Slurm's KillWait at most.
+        if time.monotonic() - began < (COMPLETING if job.state == "COMPLETING" else ENDING):
+            line(f"waiting for step {name} to end", 0, 1)
             time.sleep(0.1)
+            try:
+                job = commands.job(manifest.job_id)
+            except NoSuchJob:
+                break
             continue
+        line.close()
         raise Busy(
             f"step {name} still runs, and a restart would cut back the files that it writes: end it"
             f" first (pycr vacate {name}, or scancel {name}), or give --files=keep"
         )
+    line.close()
 
 
 def srun(
