@@ -12,6 +12,7 @@ import re
 import select
 import selectors
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,11 +22,12 @@ from pycr import protocol
 from pycr.errors import AlreadyDone, NotSupported, PycrError, SlurmError, TimedOut
 from pycr.slurm import Layout, Step, commands
 
-# Seconds for helpers to let go after a failure before they are reported as stuck: CRIU must not be
-# killed in the middle of a dump, since its code would stay inside the task.
+# Seconds for helpers to let go after a failure before they are reported as stuck: they kill a criu
+# that does not give up (task.py), but not one that waits in the kernel for its file system.
 LET_GO = 120
 LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 NOTHING_HELD = 2  # the same, where none was told to freeze anything
+SLURM_ANSWERS = 3.0  # seconds to wait for Slurm to end helpers
 HEAR_OUT = 0.3
 
 
@@ -265,12 +267,17 @@ class Helpers:
                     f"{self.step.title}: its helper on node {stuck[0]} does not end: look at it"
                     f" with squeue -s -j {self.step.job_id}"
                 ) from error
-            self._cancel("KILL")
             self.process.kill()
+            self._cancel("KILL")
             self.process.wait()
 
     def _cancel(self, signal: str) -> None:
-        """Have Slurm send the helpers a signal."""
+        """Have Slurm send the helpers a signal; where it does not answer, nobody waits for it."""
+        asking = threading.Thread(target=self._scancel, args=(signal,), daemon=True)
+        asking.start()
+        asking.join(SLURM_ANSWERS)
+
+    def _scancel(self, signal: str) -> None:
         with suppress(PycrError):
             every = commands.steps(commands.job(self.step.job_id))
             for name in (each.name for each in every if each.fields.get("Name") == self.name):
