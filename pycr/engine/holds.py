@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from pycr.engine import proc, sockets
-from pycr.errors import TaskError
+from pycr.errors import Busy, TaskError
 
 DELETED = " (deleted)"
 MEMORY = ("/memfd:", "/dev/zero", "/SYSV")  # names of what never was a file
@@ -42,9 +42,14 @@ MASTER = ("/dev/ptmx", "/dev/pts/ptmx")
 
 
 def refuse_traced(root: int) -> None:
-    """Refuse a tree in which a process is traced: it can have only one tracer. Raises TaskError."""
+    """Refuse a tree in which a process is traced: it can have only one tracer.
+
+    Raises TaskError, Busy.
+    """
     for pid in proc.tree(root):
         tracer = _status(pid).get("TracerPid", "0").strip()
+        if tracer != "0" and proc.comm(int(tracer)) == "criu":
+            raise Busy("a checkpoint of it is under way already: wait for it")
         if tracer != "0":
             by = f"process {tracer} ({proc.comm(int(tracer)) or 'outside'})"
             raise TaskError(

@@ -152,6 +152,7 @@ def test_coordinator_that_is_lost_behind_the_commit(alice: Login, verb: str) -> 
     process = alice.popen("env", path, "pycr", verb, batch.job, "--image-dir", ".")
     until("Slurm to be asked", lambda: (alice.place / "asked").exists())
     alice.run("pkill", "-KILL", "-u", "alice", "-x", "pycr")
+    alice.run("pkill", "-KILL", "-u", "alice", "-f", "^sleep 1000$")
     process.communicate(timeout=30)
     assert process.returncode == -9
     if verb == "vacate":

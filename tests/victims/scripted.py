@@ -23,6 +23,8 @@ SLURM_SAYS = re.compile(
     r"(?:slurmstepd[^ ]*:|\[[^]\n]*\]) error: \*\*\* (?:JOB|STEP) .*\n"
     r"|srun: (?:Job \d+ )?[Ss]tep (?:creation temporarily disabled|created).*\n"
 )
+# srun tells the ends of tasks together or one by one, as they come.
+EXITED = re.compile(r"(?:srun: error: node: tasks? [\d,-]+(: Exited with exit code \d+\n))+")
 NODE = re.compile(r"srun: error: n\d:")  # a restarted task is elsewhere
 
 
@@ -126,7 +128,8 @@ class Scripted:
         """Return what there is."""
         files = self.files()
         for name, text in files.items():
-            files[name] = NODE.sub("srun: error: node:", SLURM_SAYS.sub("", text))
+            text = NODE.sub("srun: error: node:", SLURM_SAYS.sub("", text))
+            files[name] = EXITED.sub(r"srun: error: node: tasks\1", text)
         return Left(files.pop(LOG, ""), files, self.state().get("ExitCode", ""))
 
     def end(self) -> Left:
