@@ -83,7 +83,11 @@ class Round:
             if self.problems:
                 kept.keep(keep, scene)
             scene.put_right()
-            self.login.cancel_all()
+            try:
+                self.login.cancel_all()
+            except AssertionError:
+                # A job whose slurmstepd or slurmd was killed takes Slurm a minute to be done with.
+                until("Slurm to be done with its jobs", lambda: not self.login.jobs(), 120)
             scene.clear_up()
         remains += left.sweep_sockets(scene.processes, cluster=self.cluster)
         remains += [each for each in self.left(mounts) if each not in remains]
