@@ -250,7 +250,7 @@ class Files:
                     kept, copy = self._keep(path, size)
                     with os.fdopen(copy, "wb") as target:
                         end = _copy(file.fileno(), target.fileno(), size, 0)
-                    if os.fstat(file.fileno()).st_size >= end:
+                    if end >= was and os.fstat(file.fileno()).st_size >= end:
                         break
                     kept.unlink()  # another has cut it meanwhile, and has it whole
                 self._list(printable(f"{size} {was} {kept.name} {path}"))
