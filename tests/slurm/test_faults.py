@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One round of each fault that does not take long (tests/faults); `make faults` has the rest.
 
-Left out: what takes Slurm long (a node that is gone, a killed slurmd, the time limit), what is waited
-for long (a hung disk, all lost, a lost slurmstepd of a helper), and the clock, which is the whole
-machine's. The moments are those of one seed, as far as timing allows.
+Left out: what takes Slurm long (a node that is gone, a killed slurmd, the time limit), what is
+waited for long (a hung disk, all lost, a lost slurmstepd of a helper), and the clock, which is the
+whole machine's. The moments are those of one seed, as far as timing allows.
 """
 
 from __future__ import annotations
