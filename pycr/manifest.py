@@ -152,7 +152,7 @@ class Manifest(NamedTuple):
             if not (
                 task.pids
                 and task.max_pid < MAX_PID
-                and all(type(pid) is int and 0 < pid < MAX_PID for pid in task.pids)
+                and all(type(pid) is int and 0 < pid <= task.max_pid for pid in task.pids)
             ):
                 raise ValueError(f"task {task.task_id}: pids")
 

@@ -86,7 +86,7 @@ def _use(found: Manifest) -> None:
     assert found.frozen >= 0
     for task in found.tasks:
         assert len(task.pids) > 0
-        assert all(0 < pid < MAX_PID for pid in (*task.pids, task.max_pid))
+        assert all(0 < pid <= task.max_pid < MAX_PID for pid in task.pids)
         assert [Stream(**stream).fd for stream in task.streams] == [0, 1, 2]
         for name, (size, digest) in task.files.items():
             assert "/" not in name and name not in (".", "..")

@@ -180,6 +180,7 @@ WRONG = {
     "pid huge": put("tasks", 0, "pids", [1 << 22]),
     "pid true": put("tasks", 0, "pids", [True]),
     "no pids": put("tasks", 0, "pids", []),
+    "pid over the highest": put("tasks", 0, "pids", [102]),
     "highest pid huge": put("tasks", 0, "max_pid", 1 << 22),
     "host fact number": put("hosts", "n0", "kernel", 6.18),
     "version list": put("versions", "pycr", []),
