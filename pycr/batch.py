@@ -273,11 +273,7 @@ def freeze_all(script: Script) -> bool:
         script.freeze()
     except PycrError as error:
         # They first: with slurmctld down, Slurm's answer to what has changed takes minutes.
-        for each_begun in script.steps:
-            each_begun.helpers.let_go()
-        for each_begun in script.steps:
-            with suppress(PycrError):
-                each_begun.give_up()
+        step.give_up(script.steps)
         script.steps.clear()
         script.refuse_for_good(error)
         return False

@@ -193,23 +193,22 @@ class Helper:
         name = f"\0pycr-dump-{os.getuid()}-{self.target_job}.{self.target_step}"
         self.claimed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         give_up = time.monotonic() + CLAIM
-        while True:
-            try:
-                self.claimed.bind(name)
-                self.claimed.listen()
-                return
-            except OSError:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
-                    other.setblocking(False)  # another user may have taken the name, not listening
-                    other.connect(name)
-                    if protocol.peer_uid(other) != os.getuid():
-                        return
-                    if time.monotonic() > give_up:
-                        what = "a checkpoint of it is under way already: wait for it"
-                        raise Busy(what) from None
-                    time.sleep(LOOK)
-                    continue
-                return
+        while self.is_claimed(name):
+            if time.monotonic() > give_up:
+                raise Busy("a checkpoint of it is under way already: wait for it")
+            time.sleep(LOOK)
+
+    def is_claimed(self, name: str) -> bool:
+        """Take the claim's name; tell whether another helper of this user's has it."""
+        try:
+            self.claimed.bind(name)
+            self.claimed.listen()
+        except OSError:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other, suppress(OSError):
+                other.setblocking(False)  # another user may have taken the name, and not listen
+                other.connect(name)
+                return protocol.peer_uid(other) == os.getuid()
+        return False
 
     def describe(self, task_id: int, leader: int) -> Object:
         """Say what a task is; a restored one's pod does it."""

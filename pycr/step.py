@@ -159,8 +159,7 @@ class Checkpoint:
                     raise AlreadyDone(f"{where}: it has ended")
                 if "reason" in value:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
-        facts = [each for value in helpers.ready.values() for each in value["tasks"].values()]
-        self.needs = sum(int(each["needs"]) for each in facts)
+        self.needs = sum(int(each["needs"]) for each in self._facts())
         directory = (self.inside or self)._image_dir()
         self._check_space(directory)
         if self.inside is not None and self.inside.writer is not None:
@@ -174,9 +173,17 @@ class Checkpoint:
 
         Raises DirectoryError.
         """
-        others = {each for each in (self.inside, *self.beside) if each is not None and each != self}
-        needs = self.needs + sum(each.needs for each in others)
+        needs = sum(each.needs for each in self._together())
         space.check(directory, needs, self.step.title)
+
+    def _facts(self) -> list[protocol.Object]:
+        """Return what the helpers have said of each task."""
+        ready = self.helpers.ready.values()
+        return [each for value in ready for each in value["tasks"].values()]
+
+    def _together(self) -> set[Checkpoint]:
+        """Return all that this command checkpoints at the same time, this one among them."""
+        return {self, *self.beside, *([self.inside] if self.inside is not None else ())}
 
     @property
     def wish(self) -> str | None:
@@ -188,8 +195,7 @@ class Checkpoint:
 
     def ask(self) -> None:
         """Ask the processes that want to be asked (mailbox.py), and wait until they are ready."""
-        facts = [value for each in self.helpers.ready.values() for value in each["tasks"].values()]
-        if any(value["callbacks"] for value in facts):
+        if any(each["callbacks"] for each in self._facts()):
             self.helpers.tell(do="ask", patience=max(1.0, self.deadline - time.monotonic() - 1))
             self._count("asked", "waiting until the tasks are ready for it")
 
@@ -304,10 +310,7 @@ class Checkpoint:
 
     def let_all_go(self) -> None:
         """Have all that this command holds let go, before anything is asked or waited for."""
-        begun = {self, *self.beside}
-        if self.inside is not None:
-            begun.add(self.inside)
-        for each in begun:
+        for each in self._together():
             each.helpers.let_go()
 
     def give_up(self) -> None:
@@ -365,14 +368,19 @@ def run_phases(begun: Sequence[Checkpoint], names: Sequence[str]) -> None:
             getattr(each, name)()
 
 
-def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
-    """Let everything run on after an error; raise another where that tells more."""
+def give_up(begun: Sequence[Checkpoint]) -> None:
+    """Let everything run on: all at once, and only then wait for each."""
     for each in begun:
         each.helpers.let_go()
     # The first failure is the one to tell: what ending the helpers may add comes of it.
     for each in begun:
         with suppress(PycrError):
             each.give_up()
+
+
+def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
+    """Let everything run on after an error; raise another where that tells more."""
+    give_up(begun)
     ended = [each.step.name for each in begun if each.ended]
     if ended and isinstance(error, KeyboardInterrupt):
         text = f"interrupted after the commit: checkpointed and being ended: {', '.join(ended)}"

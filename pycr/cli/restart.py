@@ -156,31 +156,32 @@ def refuse_running(manifest: Manifest) -> None:
 
     Raises Busy, SlurmError.
     """
-    try:
-        job = commands.job(manifest.job_id)
-    except NoSuchJob:
-        return
     name = f"{manifest.job_id}.{manifest.step_id}"
     began = time.monotonic()
     line = Line()
-    while job.running and job.uid == manifest.uid:
-        if not any(each.name == name for each in commands.steps(job)):
-            break
+    state = running(manifest, name)
+    while state:
         # It may just be ending; a job that ends takes Slurm's KillWait at most.
-        if time.monotonic() - began < (COMPLETING if job.state == "COMPLETING" else ENDING):
-            line(f"waiting for step {name} to end", 0, 1)
-            time.sleep(0.1)
-            try:
-                job = commands.job(manifest.job_id)
-            except NoSuchJob:
-                break
-            continue
-        line.close()
-        raise Busy(
-            f"step {name} still runs, and a restart would cut back the files that it writes: end it"
-            f" first (pycr vacate {name}, or scancel {name}), or give --files=keep"
-        )
+        if time.monotonic() - began > (COMPLETING if state == "COMPLETING" else ENDING):
+            line.close()
+            raise Busy(
+                f"step {name} still runs, and a restart would cut back the files that it writes:"
+                f" end it first (pycr vacate {name}, or scancel {name}), or give --files=keep"
+            )
+        line(f"waiting for step {name} to end", 0, 1)
+        time.sleep(0.1)
+        state = running(manifest, name)
     line.close()
+
+
+def running(manifest: Manifest, name: str) -> str:
+    """Return the state of the job whose step still runs, "" where it does not."""
+    try:
+        job = commands.job(manifest.job_id)
+    except NoSuchJob:
+        return ""
+    mine = job.running and job.uid == manifest.uid
+    return job.state if mine and any(each.name == name for each in commands.steps(job)) else ""
 
 
 def srun(
