@@ -68,7 +68,7 @@ def load(images: int, where: Path) -> list[OpenFile]:
     """
     path = where / image.FILES
     try:
-        descriptor = os.open(image.FILES, image.FILE_FLAGS, dir_fd=images)
+        descriptor = image.open_regular(image.FILES, images)
         with os.fdopen(descriptor, "rb") as file:
             rows = json.loads(file.read(MAX_LIST))
         found = [OpenFile(**row) for row in rows]
@@ -292,7 +292,7 @@ class Files:
         if not self._taken:
             return {}
         try:
-            source = os.open(criu_images.FILES, image.FILE_FLAGS, dir_fd=images)
+            source = image.open_regular(criu_images.FILES, images)
             with os.fdopen(source, "rb") as file:
                 return {criu_images.FILES: criu_images.forget_sizes(file.read(), self._taken)}
         except (OSError, ValueError) as error:

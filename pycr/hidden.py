@@ -74,10 +74,10 @@ class Hidden:
         """Return the names that they have now."""
         return self._open(REVEALED)
 
-    def keep(self) -> None:
-        """Copy them into the image. Raises OSError."""
+    def keep(self, paths: list[str]) -> None:
+        """Copy them into the image. paths: as paths() has them. Raises OSError."""
         kept = []
-        for number, path in enumerate(self.paths()):
+        for number, path in enumerate(paths):
             copy = f"hidden.{number}"
             with open(path, "rb") as file, os.fdopen(image.create(self.images / copy), "wb") as to:
                 kept.append(Kept(path, copy, os.fstat(file.fileno()).st_mode))
@@ -97,9 +97,8 @@ class Hidden:
         found = set()
         for pid in proc.tree(self.root):
             with suppress(OSError):
-                for fd in os.listdir(f"/proc/{pid}/fd"):
+                for _, path in proc.descriptors(pid):
                     with suppress(OSError):
-                        path = os.readlink(f"/proc/{pid}/fd/{fd}")
                         if pattern.fullmatch(path) and stat.S_ISREG(os.stat(path).st_mode):
                             found.add(path)
         return sorted(found)
@@ -111,7 +110,7 @@ def bring_back(images: int, where: Path) -> list[str]:
     Raises OSError, ImageError.
     """
     try:
-        descriptor = os.open(LIST, image.FILE_FLAGS, dir_fd=images)
+        descriptor = image.open_regular(LIST, images)
     except FileNotFoundError:
         return []
     made: list[str] = []
@@ -136,7 +135,7 @@ def bring_back(images: int, where: Path) -> list[str]:
 def _make(images: int, kept: Kept) -> None:
     """Make one, whole or not at all: another task must not find half of it."""
     temporary = f"{kept.path}.{os.getpid()}.{os.urandom(4).hex()}"
-    source = os.open(kept.copy, image.FILE_FLAGS, dir_fd=images)
+    source = image.open_regular(kept.copy, images)
     with os.fdopen(source, "rb") as file, os.fdopen(image.create(temporary), "wb") as target:
         shutil.copyfileobj(file, target, 1 << 20)
         os.fchmod(target.fileno(), stat.S_IMODE(kept.mode) & 0o777)

@@ -298,7 +298,7 @@ class Dump(threading.Thread):
         try:
             hidden = self._hidden.paths()
             files.save(self._images, note(self.root, (*self.spared, *hidden)))
-            self._hidden.keep()
+            self._hidden.keep(hidden)
         except (OSError, ValueError) as error:
             self._refused = DirectoryError(f"{self.directory / image.FILES}: {error}")
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr.engine import elf, proc
+from pycr.engine.proc import DELETED
 
 HEAD = 16384  # bytes at a file's beginning by which it is known again
 STREAMS = {1: "stdout", 2: "stderr"}
 USES = ("stdout", "stderr", "write", "program", "read", "directory")  # the first that fits is kept
 # Not files that are kept anywhere; /dev/shm is.
 PSEUDO = re.compile(r"/(proc|sys|dev(?!/shm/))(/|$)")
-DELETED = " (deleted)"
 
 
 class OpenFile(NamedTuple):
@@ -72,11 +72,10 @@ def note(root: int, spared: Iterable[str] = ()) -> list[OpenFile]:
 
 def _descriptors(pid: int) -> Iterable[tuple[str, str]]:
     with suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
+        for fd, path in proc.descriptors(pid):
+            if not path.startswith("/") or path.endswith(DELETED):
+                continue
             with suppress(OSError, ValueError, IndexError):
-                path = os.readlink(f"/proc/{pid}/fd/{fd}")
-                if not path.startswith("/") or path.endswith(DELETED):
-                    continue
                 kind = os.stat(f"/proc/{pid}/fd/{fd}").st_mode
                 if stat.S_ISDIR(kind):
                     yield path, "directory"
@@ -87,14 +86,11 @@ def _descriptors(pid: int) -> Iterable[tuple[str, str]]:
 
 
 def _mapped(pid: int) -> Iterable[tuple[str, str]]:
-    with suppress(OSError), open(f"/proc/{pid}/maps", errors="surrogateescape") as file:
-        for line in file:
-            words = line.rstrip("\n").split(None, 5)
-            if len(words) == 6 and words[5].startswith("/") and not words[5].endswith(DELETED):
-                rights = words[1]
-                shared = rights[3] == "s" and rights[1] == "w"
-                use = "write" if shared else "program" if rights[2] == "x" else "read"
-                yield words[5].replace("\\012", "\n"), use
+    for _, rights, _, _, _, name in proc.maps(pid):
+        if name.startswith("/") and not name.endswith(DELETED):
+            shared = rights[3] == "s" and rights[1] == "w"
+            use = "write" if shared else "program" if rights[2] == "x" else "read"
+            yield name.replace("\\012", "\n"), use
 
 
 def _look(path: str, use: str) -> OpenFile:

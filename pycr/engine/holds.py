@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from pycr.engine import proc, sockets
+from pycr.engine.proc import DELETED
 from pycr.errors import Busy, TaskError
 
-DELETED = " (deleted)"
 MEMORY = ("/memfd:", "/dev/zero", "/SYSV")  # names of what never was a file
 BLOCK = 512  # bytes of st_blocks
 
@@ -110,7 +110,7 @@ def _status(pid: int) -> dict[str, str]:
 def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
     """Yield what a process has open. Raises TaskError where /proc does not say."""
     try:
-        names = os.listdir(f"/proc/{pid}/fd")
+        yield from proc.descriptors(pid)
     except PermissionError as error:
         if not proc.alive(pid):
             return
@@ -120,9 +120,6 @@ def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
         ) from error
     except OSError:
         return
-    for name in names:
-        with suppress(OSError):
-            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 def _refuse_links(pid: int, ghost_limit: int) -> None:
@@ -193,17 +190,8 @@ def _refuse_device(pid: int, name: str, where: str) -> None:
             )
 
 
-def _maps(pid: int) -> Iterator[list[str]]:
-    """Yield the named lines of /proc/PID/maps: range, flags, offset, device, inode, name."""
-    with suppress(OSError), open(f"/proc/{pid}/maps", errors="replace") as file:
-        for line in file:
-            words = line.rstrip("\n").split(None, 5)
-            if len(words) == 6:
-                yield words
-
-
 def _refuse_maps(pid: int, ghost_limit: int) -> None:
-    for words in _maps(pid):
+    for words in proc.maps(pid):
         name = words[5]
         if name.startswith("/SYSV"):
             raise TaskError(
@@ -261,7 +249,7 @@ def shared(root: int) -> dict[str, str]:
 
 
 def _shared(pid: int) -> Iterator[tuple[str, str]]:
-    for _, flags, _, device, inode, name in _maps(pid):
+    for _, flags, _, device, inode, name in proc.maps(pid):
         if flags[3] == "s" and DELETED in name:
             yield f"{device}:{inode}", name
 
@@ -291,7 +279,9 @@ def needs(root: int) -> int:
         status = _status(pid)
         for name in ("RssAnon", "VmSwap"):
             size += int(status.get(name, "0").split()[0]) << 10
-        paths = [f"/proc/{pid}/map_files/{words[0]}" for words in _maps(pid) if _is_ghost(words[5])]
+        paths = [
+            f"/proc/{pid}/map_files/{words[0]}" for words in proc.maps(pid) if _is_ghost(words[5])
+        ]
         with suppress(TaskError):
             paths += [f"/proc/{pid}/fd/{fd}" for fd, name in _descriptors(pid) if _is_ghost(name)]
         for path in paths:

@@ -8,9 +8,12 @@ import os
 import re
 import sys
 import termios
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+DELETED = " (deleted)"  # what /proc puts behind the name of a file that has none any more
 
 
 def stat(pid: int) -> list[str]:
@@ -140,12 +143,28 @@ def age(pid: int) -> float:
         return float(file.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
 
+def descriptors(pid: int) -> Iterator[tuple[int, str]]:
+    """Yield what a process has open: each descriptor and what it leads to. Raises OSError."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            yield int(name), os.readlink(f"/proc/{pid}/fd/{name}")
+
+
+def maps(pid: int) -> Iterator[list[str]]:
+    """Yield the named lines of /proc/PID/maps: range, flags, offset, device, inode, name."""
+    with suppress(OSError), open(f"/proc/{pid}/maps", errors="surrogateescape") as file:
+        for line in file:
+            words = line.rstrip("\n").split(None, 5)
+            if len(words) == 6:
+                yield words
+
+
 def offset(pid: int, path: str) -> int:
     """Return how far a process has read the file that it has open, -1 where it has not."""
     with suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+        for fd, name in descriptors(pid):
+            if name == path:
+                with suppress(OSError):
                     text = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
                     return int(text.split("\n", 1)[0].split()[1])
     return -1
@@ -261,15 +280,15 @@ def late_timers(pids: list[int]) -> list[tuple[int, int]]:
     found = []
     for pid in pids:
         with suppress(OSError):
-            for fd in os.listdir(f"/proc/{pid}/fd"):
+            for fd, name in descriptors(pid):
+                if name != "anon_inode:[timerfd]":
+                    continue
                 with suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{fd}") != "anon_inode:[timerfd]":
-                        continue
                     info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
                     if not re.search(r"^ticks: 0$", info, re.M) and not re.search(
                         r"^it_interval: \(0, 0\)$", info, re.M
                     ):
-                        found.append((pid, int(fd)))
+                        found.append((pid, fd))
     return found
 
 

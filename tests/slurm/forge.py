@@ -25,10 +25,6 @@ SECCOMP_MODE, SECCOMP_FILTER = 11, 12  # thread_core_entry
 CHECKPOINT_RESTORE: list[rpc.Value] = [0, 1 << 8]  # the two 32-bit words of the set with bit 40
 
 
-def encoded(fields: Message) -> bytes:
-    return b"".join(rpc.encode(number, each) for number, all_ in fields.items() for each in all_)
-
-
 def edit(path: Path, change: Callable[[Message], None]) -> None:
     """Change every message of an image file."""
     data = path.read_bytes()
@@ -37,7 +33,7 @@ def edit(path: Path, change: Callable[[Message], None]) -> None:
         (size,) = struct.unpack("<I", data[at : at + 4])
         message = rpc.decode(data[at + 4 : at + 4 + size])
         change(message)
-        new = encoded(message)
+        new = rpc.message(message)
         out += struct.pack("<I", len(new)) + new
         at += 4 + size
     path.write_bytes(out)
@@ -59,7 +55,7 @@ def inner(message: Message, number: int, change: Callable[[Message], None]) -> N
         assert isinstance(value, bytes)
         below = rpc.decode(value)
         change(below)
-        message[number][at] = encoded(below)
+        message[number][at] = rpc.message(below)
 
 
 def creds(core: Path, **claims: list[rpc.Value]) -> None:
