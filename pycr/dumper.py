@@ -175,12 +175,15 @@ class Helper:
         ours = {pid for leader in self.leaders.values() for pid in proc.tree(leader)}
         for key, pid in holds.sharers(set(owner), ours).items():
             # What a task has forked since is its own too.
-            if proc.outside({pid}, set(self.leaders.values())):
-                reason = (
-                    f"it shares memory ({names[key]}) with process {pid} ({proc.comm(pid)}), which"
-                    " is not of the task: restored, each would have its own"
-                )
-                found[str(owner[key])] = protocol.failure(TaskError(reason))
+            if not proc.outside({pid}, set(self.leaders.values())):
+                continue
+            error: PycrError = TaskError(
+                f"it shares memory ({names[key]}) with process {pid} ({proc.comm(pid)}), which is"
+                " not of the task: restored, each would have its own"
+            )
+            if proc.comm(pid) == "criu":  # CRIU shares what it works with, while it dumps
+                error = Busy(UNDER_WAY)
+            found[str(owner[key])] = protocol.failure(error)
 
     def claim(self) -> None:
         """Be the only checkpoint of this step, whichever directory the others write to.
@@ -195,7 +198,7 @@ class Helper:
         give_up = time.monotonic() + CLAIM
         while self.is_claimed(name):
             if time.monotonic() > give_up:
-                raise Busy("a checkpoint of it is under way already: wait for it")
+                raise Busy(UNDER_WAY)
             time.sleep(LOOK)
 
     def is_claimed(self, name: str) -> bool:
