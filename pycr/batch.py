@@ -25,6 +25,7 @@ from typing import Any
 from pycr import config, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
 from pycr.protocol import is_helper
+from pycr.record import Record
 from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
 from pycr.step import Checkpoint, Options, Progress
@@ -226,18 +227,22 @@ def checkpoint(
     Raises PycrError; then everything runs on, and no new generation exists.
     """
     check(job, requeue)
-    script = Script(job, config.site(), options, requeue, progress)
+    site = config.site()
+    record = Record(site, job, warn)
+    record.refuse_disabled([batch_step(job)])
+    script = Script(job, site, options, requeue, progress)
     try:
         script.prepare()
-        while not freeze_all(script):
+        while not freeze_all(script, record):
             time.sleep(AGAIN)
         script.warn_of_others()
         for phase in step.last_phases(options):
             run_last(script, phase)
     except BaseException as error:
         step.undo([*script.steps, script], error)
+        record.failed([*(each.step for each in script.steps), script.step], error)
         raise
-    return step.conclude([*script.steps, script], warn)[-1:]
+    return step.conclude([*script.steps, script], record, warn)
 
 
 def run_last(script: Script, phase: str) -> None:
@@ -255,21 +260,25 @@ def run_last(script: Script, phase: str) -> None:
     getattr(script, phase)()
 
 
-def freeze_all(script: Script) -> bool:
+def freeze_all(script: Script, record: Record) -> bool:
     """Have the steps' tasks, then the script, stand still; tell whether they do.
 
     Raises PycrError where it is no use to try again, or no time is left to.
     """
     script.ask()
     try:
-        for each in running(script, script.step_names()):
+        steps = running(script, script.step_names())
+        record.refuse_disabled(steps)
+        for each in steps:
             script.steps.append(
                 Checkpoint(
                     script.job, each, script.site, script.options, script.progress, inside=script
                 )
             )
             script.steps[-1].beside = script.beside = script.steps
-        step.run_phases(script.steps, ["prepare", "ask", "freeze"])
+        step.run_phases(script.steps, ["prepare"])
+        record.began([*script.steps, script])
+        step.run_phases(script.steps, ["ask", "freeze"])
         script.freeze()
     except PycrError as error:
         # They first: with slurmctld down, Slurm's answer to what has changed takes minutes.

@@ -21,7 +21,7 @@ from pathlib import Path
 from pycr import ask, host, image, protocol, task
 from pycr.ask import Asked
 from pycr.engine import criu, holds, proc
-from pycr.errors import Busy, DirectoryError, NotSupported, PycrError, TaskError
+from pycr.errors import UNDER_WAY, Busy, DirectoryError, NotSupported, PycrError, TaskError
 from pycr.protocol import Object
 from pycr.relay import PodDump
 from pycr.slurm import BATCH, commands

@@ -17,6 +17,7 @@
      |   `- Later                  not now: asked again until --max-wait
      |- SlurmError            14
      |- NoSuchUser            15   ESLURM_USER_ID_MISSING
+     |- Disabled              16   ESLURM_DISABLED
      `- RestoreFailed        125
 
 The message of each is one line: what failed, where (node, task), why, what to do. pycr(1) lists the
@@ -24,6 +25,8 @@ statuses; `eslurm` is the number that Slurm gave the same failure (slurm_errno.h
 """
 
 from __future__ import annotations
+
+UNDER_WAY = "a checkpoint of it is under way already: wait for it"
 
 
 class PycrError(Exception):
@@ -127,6 +130,13 @@ class NoSuchUser(PycrError):
 
     exit_status = 15
     eslurm = 2010
+
+
+class Disabled(PycrError):
+    """Checkpoints of the step are disabled (`pycr disable`)."""
+
+    exit_status = 16
+    eslurm = 2037
 
 
 class RestoreFailed(PycrError):

@@ -35,7 +35,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr import space
-from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError
+from pycr.errors import UNDER_WAY, AccessDenied, Busy, DirectoryError, ImageError
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import BATCH
 
@@ -368,7 +368,7 @@ def take_lock(step_fd: int, name: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise Busy(f"{name}: a checkpoint of it is under way already: wait for it") from error
+        raise Busy(f"{name}: {UNDER_WAY}") from error
     except OSError as error:
         # A file system without locks (Lustre mounted so): CRIU's own claim on the tasks stays.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):

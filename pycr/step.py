@@ -12,7 +12,6 @@ and what happens when they do not: before the commit, everything runs on and no 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,17 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pycr import __version__, config, protocol, space
-from pycr.errors import (
-    AccessDenied,
-    AlreadyDone,
-    JobPending,
-    NotSupported,
-    PycrError,
-    SlurmError,
-    TimedOut,
-)
+from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
+from pycr.record import Record
 from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
 from pycr.writer import Part, Writer
 
@@ -51,44 +43,6 @@ class Options(NamedTuple):
     image_dir: str | None = None
     max_wait: int = MAX_WAIT
     independent: bool = False
-
-
-def find_job(job_id: int, name: str) -> Job:
-    """Return a job that can be checkpointed as far as Slurm can say. name: what to call it.
-
-    Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, SlurmError.
-    """
-    job = commands.job(job_id)
-    if job.uid != os.getuid():
-        raise AccessDenied(f"{name}: it is {job.user}'s, not yours")
-    if job.pending:
-        raise JobPending(f"{name}: the job has not started")
-    if job.state == "SUSPENDED":
-        raise SlurmError(f"{name}: the job is suspended: resume it first")
-    if not job.running:
-        raise AlreadyDone(f"{name}: the job has ended ({job.state})")
-    return job
-
-
-def find(job: Job, step_id: int | None) -> list[Step]:
-    """Return the steps of a job to checkpoint: the one named, or all.
-
-    Raises AlreadyDone, NotSupported.
-    """
-    if "HetJobId" in job.fields:
-        name = f"step {job.job_id}.{step_id}" if step_id is not None else f"job {job.job_id}"
-        raise NotSupported(f"{name}: steps of heterogeneous jobs cannot be checkpointed yet")
-    running = commands.steps(job)
-    if step_id is not None:
-        running = [step for step in running if step.step_id == step_id]
-        if not running:
-            name = f"step {job.job_id}.{step_id}"
-            raise AlreadyDone(f"{name}: no such step is running; it has ended or never was")
-        return running
-    running = [step for step in running if not protocol.is_helper(step.fields.get("Name", ""))]
-    if not running:
-        raise AlreadyDone(f"job {job.job_id}: no step of it is running")
-    return running
 
 
 class Checkpoint:
@@ -180,6 +134,13 @@ class Checkpoint:
         """Return what the helpers have said of each task."""
         ready = self.helpers.ready.values()
         return [each for value in ready for each in value["tasks"].values()]
+
+    def needs_by_node(self) -> dict[str, int]:
+        """Return the bytes that each node writes, at the least. From prepare() on."""
+        return {
+            node: sum(int(each["needs"]) for each in value["tasks"].values())
+            for node, value in self.helpers.ready.items()
+        }
 
     def _together(self) -> set[Checkpoint]:
         """Return all that this command checkpoints at the same time, this one among them."""
@@ -322,11 +283,6 @@ class Checkpoint:
                 self.writer.abandon()
 
 
-def phases(options: Options) -> list[str]:
-    """Return the phases of a checkpoint in order, each for all trees before the next."""
-    return ["prepare", "ask", "freeze", *last_phases(options)]
-
-
 def last_phases(options: Options) -> list[str]:
     """Return the phases from where everything is frozen."""
     if options.vacate:
@@ -350,15 +306,20 @@ def checkpoint(
     """
     begun: list[Checkpoint] = []
     site = config.site()
+    record = Record(site, job, warn)
+    record.refuse_disabled(steps)
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, site, options, progress))
             begun[-1].beside = begun
-        run_phases(begun, phases(options))
+        run_phases(begun, ["prepare"])
+        record.began(begun)
+        run_phases(begun, ["ask", "freeze", *last_phases(options)])
     except BaseException as error:
         undo(begun, error)
+        record.failed(steps, error)
         raise
-    return conclude(begun, warn)
+    return conclude(begun, record, warn)
 
 
 def run_phases(begun: Sequence[Checkpoint], names: Sequence[str]) -> None:
@@ -387,7 +348,9 @@ def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
         raise PycrError(text) from error
 
 
-def conclude(begun: Sequence[Checkpoint], warn: Callable[[str], None]) -> list[Path]:
+def conclude(
+    begun: Sequence[Checkpoint], record: Record, warn: Callable[[str], None]
+) -> list[Path]:
     """End the helpers; return the generations that were made."""
     for each in begun:
         # All is committed and let go: helpers that are slow to end change nothing of that.
@@ -397,7 +360,9 @@ def conclude(begun: Sequence[Checkpoint], warn: Callable[[str], None]) -> list[P
             each.writer.close()
         for text in each.warnings:
             warn(text)
-    return [each.committed for each in begun if each.committed is not None]
+    made = [each.committed for each in begun if each.committed and each.inside is None]
+    record.committed(made)
+    return made
 
 
 def end_step(job: Job, step: Step) -> None:

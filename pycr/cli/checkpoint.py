@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pycr import batch, image, step
+from pycr import batch, image, step, target
 from pycr.cli import count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
 from pycr.errors import UsageError
@@ -54,7 +54,7 @@ def run(verb: str, argv: list[str]) -> int:
         independent=verb == "create" and arguments.independent,
     )
     name = f"job {job_id}" if wanted in (None, BATCH) else f"step {arguments.step}"
-    job = step.find_job(job_id, name)
+    job = target.find_job(job_id, name)
     line = Line()
     try:
         if requeue or wanted == BATCH or (wanted is None and job.is_batch):
@@ -62,7 +62,7 @@ def run(verb: str, argv: list[str]) -> int:
         else:
             if wanted is None:
                 batch.refuse_shell(job)
-            steps = step.find(job, wanted)
+            steps = target.find(job, wanted)
             made = step.checkpoint(job, steps, options, line, warn)
     finally:
         line.close()

@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from pycr.engine import proc, sockets
 from pycr.engine.proc import DELETED
-from pycr.errors import Busy, TaskError
+from pycr.errors import UNDER_WAY, Busy, TaskError
 
 MEMORY = ("/memfd:", "/dev/zero", "/SYSV")  # names of what never was a file
 BLOCK = 512  # bytes of st_blocks
@@ -49,7 +49,7 @@ def refuse_traced(root: int) -> None:
     for pid in proc.tree(root):
         tracer = _status(pid).get("TracerPid", "0").strip()
         if tracer != "0" and proc.comm(int(tracer)) == "criu":
-            raise Busy("a checkpoint of it is under way already: wait for it")
+            raise Busy(UNDER_WAY)
         if tracer != "0":
             by = f"process {tracer} ({proc.comm(int(tracer)) or 'outside'})"
             raise TaskError(
