@@ -29,11 +29,27 @@ KEYS = {
     "ptrace": "yes|no",
     "parallel": "[0-9]{1,9}",
     "ghost_limit": "[0-9]{1,9}",
+    "min_interval": "[0-9]{1,9}",
+    "max_size": "[0-9]{1,9}",
+    "node_checkpoints": "[0-9]{1,9}",
+    "fs_checkpoints": "[0-9]{1,9}",
+    "keep": "[0-9]{1,9}",
+    "max_wait": "[0-9]{1,9}",
+    "after_checkpoint": "/.*",
+    "allowed_dirs": "/.*",
 }
+COUNTS = ("min_interval", "max_size", "node_checkpoints", "fs_checkpoints", "keep", "max_wait")
+KEEP = 2  # periodic checkpoints
 
 
 class Site(NamedTuple):
-    """The settings in force. plugin is None where plugstack.conf does not load it."""
+    """The settings in force. plugin is None where plugstack.conf does not load it.
+
+    min_interval: seconds. max_size: of one checkpoint, in MiB. node_checkpoints, fs_checkpoints: at
+    most so many at once, on a node and on a file system. keep: periodic ones, of a step. max_wait:
+    seconds, where the user says none. 0: no limit, or the default. after_checkpoint: a program.
+    allowed_dirs: images may be below these only, with colons between them; "": anywhere.
+    """
 
     plugin: str | None = None
     plugstack: str = ""
@@ -42,6 +58,14 @@ class Site(NamedTuple):
     criu: str = ""
     python: str = ""
     ptrace: bool = False
+    min_interval: int = 0
+    max_size: int = 0
+    node_checkpoints: int = 0
+    fs_checkpoints: int = 0
+    keep: int = KEEP
+    max_wait: int = 0
+    after_checkpoint: str = ""
+    allowed_dirs: str = ""
     faults: tuple[str, ...] = ()
 
     def default_dir(self, user: str, home: str, job_id: int) -> Path:
@@ -74,9 +98,16 @@ def read(plugstack: str) -> Site:
             criu=settings.get("criu", ""),
             python=settings.get("python", _interpreter(words[1])),
             ptrace=settings.get("ptrace") == "yes",
+            **{name: int(settings[name]) for name in COUNTS if _is_good(_word(settings, name))},
+            after_checkpoint=settings.get("after_checkpoint", ""),
+            allowed_dirs=settings.get("allowed_dirs", ""),
             faults=tuple(word for word in words[2:] if not _is_good(word)),
         )
     return Site(plugstack=plugstack)
+
+
+def _word(settings: dict[str, str], name: str) -> str:
+    return f"{name}={settings.get(name, '')}"
 
 
 def _is_good(word: str) -> bool:

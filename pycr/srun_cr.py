@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 POLLIN = 1  # select.POLLIN; select is not imported here
-VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED")
+VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED", "SETTINGS")
 PLUGIN_PATIENCE = 1.0  # seconds after which a plugin that kept silent is looked for
 
 

@@ -21,6 +21,7 @@ MAX_CONNECTIONS = 16
 TRIES = 100
 EEXIST = 17
 YOUNG = 60.0  # seconds: a directory that young may not have its listener yet
+SETTINGS = "settings"  # beside it: what spank_cr/srun.pxi tells (settings.py)
 PLACE, PREFIX = "/tmp", "srun_cr."  # spank_cr/wrap.pxi makes its own there too
 
 
@@ -83,16 +84,27 @@ class Listener:
                 try:
                     probe.connect(f"{path}/socket")
                 except ConnectionRefusedError:
-                    os.unlink(f"{path}/socket")
+                    for each in os.listdir(path):
+                        os.unlink(f"{path}/{each}")
                     os.rmdir(path)
                 finally:
                     probe.close()
             except OSError:
                 continue
 
+    def settings(self) -> str:
+        """Return what the plugin has told of its srun's options, "" where it told nothing."""
+        try:
+            with open(f"{self.directory}/{SETTINGS}", errors="surrogateescape") as file:
+                return file.read(8192)
+        except OSError:
+            return ""
+
     def remove(self) -> None:
-        """Remove the socket and its directory."""
-        for remove, path in ((os.unlink, self.path), (os.rmdir, self.directory)):
+        """Remove the socket, the settings beside it, and their directory."""
+        settings = f"{self.directory}/{SETTINGS}"
+        ways = ((os.unlink, self.path), (os.unlink, settings), (os.rmdir, self.directory))
+        for remove, path in ways:
             try:
                 remove(path)
             except OSError:

@@ -83,6 +83,24 @@ cdef void cr_config_prefix() noexcept nogil:
         snprintf(config.wrapper, PATH_SIZE, b"%s/bin/srun_cr", path)
 
 
+cdef bint cr_config_known(const char *arg, const char *value) noexcept nogil:
+    """Check a setting that only the command acts on (pycr/config.py); tell whether it is one."""
+    cdef const char *counts[6]
+    cdef size_t i
+    counts[:] = [b"min_interval=", b"max_size=", b"node_checkpoints=", b"fs_checkpoints=",
+                 b"keep=", b"max_wait="]
+    for i in range(6):
+        if strncmp(arg, counts[i], strlen(counts[i])) == 0:
+            if not cr_is_count(value):
+                cr_config_fault(b"not a number", arg)
+            return True
+    if strncmp(arg, b"after_checkpoint=", 17) == 0 or strncmp(arg, b"allowed_dirs=", 13) == 0:
+        if value[0] != c'/' or strlen(value) >= PATH_SIZE:
+            cr_config_fault(b"not an absolute path", arg)
+        return True
+    return False
+
+
 cdef void cr_config_parse(int ac, char **av) noexcept nogil:
     cdef int i
     cdef const char *value
@@ -122,7 +140,7 @@ cdef void cr_config_parse(int ac, char **av) noexcept nogil:
             cr_config_count(config.parallel, value, av[i])
         elif strncmp(av[i], b"ghost_limit=", 12) == 0:
             cr_config_count(config.ghost_limit, value, av[i])
-        else:
+        elif not cr_config_known(av[i], value):
             cr_config_fault(b"unknown key", av[i])
 
 

@@ -26,6 +26,7 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     long read(int fd, void *buf, size_t count)
     long write(int fd, const void *buf, size_t count)
+    long write(int fd, const void *buf, size_t count)
     long readlink(const char *path, char *buf, size_t size)
     int execve(const char *path, char *const *argv, char *const *envp)
     long syscall(long number, ...)
@@ -50,6 +51,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_RDWR
     enum: O_WRONLY
     enum: O_CREAT
+    enum: O_EXCL
     enum: O_CLOEXEC
     enum: O_NOFOLLOW
     enum: O_NONBLOCK

@@ -4,6 +4,10 @@
 # (wrap.pxi), and tell srun_cr the step.
 
 
+cdef enum:
+    CR_SRUN_VARIABLES = 7
+
+
 cdef void cr_srun_default(const char *variable, const char *option) noexcept nogil:
     """Hand an old environment variable to Slurm as the option it stands for.
 
@@ -24,19 +28,58 @@ cdef void cr_srun_forget(const char *option) noexcept nogil:
     unsetenv(name)
 
 
+cdef void cr_srun_variables(const char **names, const char **into) noexcept nogil:
+    """List variables, without SLURM_ or SBATCH_, and the options they stand for."""
+    names[0], into[0] = b"CHECKPOINT", b"checkpoint"
+    names[1], into[1] = b"CHECKPOINT_DIR", b"checkpoint_dir"
+    names[2], into[2] = b"RESTART_DIR", b"restart_dir"
+    names[3], into[3] = b"RESTART_FILES", b"files"
+    names[4], into[4] = b"CR_BEFORE_END", b"cr_before_end"
+    names[5], into[5] = b"CR_FALLBACK", b"cr_fallback"
+    names[6], into[6] = b"CR_KEEP", b"cr_keep"
+
+
+cdef void cr_srun_defaults(const char *prefix) noexcept nogil:
+    cdef const char *names[CR_SRUN_VARIABLES]
+    cdef const char *into[CR_SRUN_VARIABLES]
+    cdef char variable[64]
+    cdef int i
+    cr_srun_variables(names, into)
+    for i in range(CR_SRUN_VARIABLES):
+        snprintf(variable, sizeof(variable), b"%s%s", prefix, names[i])
+        cr_srun_default(variable, into[i])
+
+
+cdef void cr_srun_settings() noexcept nogil:
+    """Leave an srun_cr that did not learn it from cr_wrap() what its srun was given, beside its
+    socket."""
+    cdef char path[128]
+    cdef char text[PATH_SIZE + 512]
+    cdef const char *socket_path = getenv(b"SLURM_SRUN_CR_SOCKET")
+    cdef char *slash
+    cdef int fd
+    if socket_path == NULL or strlen(socket_path) >= sizeof(path) - 16:
+        return
+    strcpy(path, socket_path)
+    slash = strrchr(path, c'/')
+    cr_settings(text, sizeof(text))
+    if slash == NULL or text[0] == 0:
+        return
+    strcpy(slash, b"/settings")
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
+    if fd >= 0:
+        if write(fd, text, strlen(text)) < 0:
+            slurm_error(b"cr: couldn't tell srun_cr its settings: %s", strerror(errno))
+        close(fd)
+
+
 cdef void cr_srun_init(bint is_srun) noexcept nogil:
     cr_wrap_init()
     cr_inside_init()
     if is_srun:
-        cr_srun_default(b"SLURM_CHECKPOINT", b"checkpoint")
-        cr_srun_default(b"SLURM_CHECKPOINT_DIR", b"checkpoint_dir")
-        cr_srun_default(b"SLURM_RESTART_DIR", b"restart_dir")
-        cr_srun_default(b"SLURM_RESTART_FILES", b"files")
+        cr_srun_defaults(b"SLURM_")
     elif strcmp(program_invocation_short_name, b"sbatch") == 0:
-        cr_srun_default(b"SBATCH_CHECKPOINT", b"checkpoint")
-        cr_srun_default(b"SBATCH_CHECKPOINT_DIR", b"checkpoint_dir")
-        cr_srun_default(b"SBATCH_RESTART_DIR", b"restart_dir")
-        cr_srun_default(b"SBATCH_RESTART_FILES", b"files")
+        cr_srun_defaults(b"SBATCH_")
 
 
 cdef void cr_srun_refuse(const char *option, const char *value, const char *why) noexcept nogil:
@@ -57,10 +100,12 @@ cdef void cr_srun_check_dir(const char *option, const char *dir, int mode) noexc
 
 
 cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
-    cr_srun_forget(b"checkpoint")
-    cr_srun_forget(b"checkpoint_dir")
-    cr_srun_forget(b"restart_dir")
-    cr_srun_forget(b"files")
+    cdef const char *names[CR_SRUN_VARIABLES]
+    cdef const char *into[CR_SRUN_VARIABLES]
+    cdef int i
+    cr_srun_variables(names, into)
+    for i in range(CR_SRUN_VARIABLES):
+        cr_srun_forget(into[i])
     if options.helper[0] != 0 and (options.cr or options.checkpoint or
                                    options.checkpoint_dir[0] != 0 or
                                    options.restart_dir[0] != 0):
@@ -72,7 +117,10 @@ cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
         cr_srun_check_dir(b"--checkpoint-dir=", options.checkpoint_dir, W_OK | X_OK)
     if options.restart_dir[0] != 0:
         cr_srun_check_dir(b"--restart-dir=", options.restart_dir, R_OK | X_OK)
-    if not is_srun or not options.cr or getenv(b"SLURM_SRUN_CR_SOCKET") != NULL:
+    if getenv(b"SLURM_SRUN_CR_SOCKET") != NULL:
+        cr_srun_settings()
+        return 0
+    if not is_srun or not options.cr:
         return 0
     cr_wrap()
     return 0

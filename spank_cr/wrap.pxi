@@ -12,7 +12,7 @@ cdef sigset_t cr_mask                 # as the shell gave it, as far as srun lea
 cdef bint cr_ignored[65]
 
 cdef enum:
-    CR_VARIABLES = 6                  # at most so many are added to an environment
+    CR_VARIABLES = 7                  # at most so many are added to an environment
 
 
 cdef void cr_wrap_init() noexcept nogil:
@@ -174,7 +174,8 @@ cdef void cr_wrap() noexcept nogil:
     cdef char **given = cr_strings(b"/proc/self/environ", &variables)
     cdef char srun[PATH_SIZE + 16]
     cdef char path[64]
-    cdef char variable[CR_VARIABLES][128]
+    cdef char variable[CR_VARIABLES - 1][128]
+    cdef char settings[PATH_SIZE + 512]
     cdef sigset_t every
     cdef sigaction_t action
     cdef bint terminal = tcgetpgrp(0) == getpgrp()
@@ -192,8 +193,11 @@ cdef void cr_wrap() noexcept nogil:
     variables = cr_wrap_forget(given)
     srun[13 + length] = 0
     memcpy(srun, b"SRUN_CR_SRUN=", 13)
+    strcpy(settings, b"SRUN_CR_SETTINGS=")
+    cr_settings(settings + 17, sizeof(settings) - 17)
     if cr_wrap_in_job():
         given[variables] = srun
+        given[variables + 1] = settings if settings[17] != 0 else NULL
         cr_wrap_signals(&cr_mask)
         cr_wrap_exec(argv, args, given)
         cr_srun_refuse(b"couldn't execute ", config.python, strerror(errno))
@@ -232,8 +236,9 @@ cdef void cr_wrap() noexcept nogil:
     for signo in range(1, 65):
         variable[5][15 + signo] = c'1' if cr_ignored[signo] else c'0'
     variable[5][80] = 0
-    for signo in range(1, CR_VARIABLES):
+    for signo in range(1, CR_VARIABLES - 1):
         given[variables + <size_t> signo] = variable[signo]
+    given[variables + CR_VARIABLES - 1] = settings if settings[17] != 0 else NULL
 
     cr_wrap_signals(&every)
     # Ignored, the kernel would reap srun before srun_cr could; SRUN_CR_IGNORED tells how it was.

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pycr.settings import AUTO, Settings
+
 from .driver import OPTION_VARIABLE, USER, Host
 
 LOCAL = ["context local", "call init"]
-ALL = ["cr -", "checkpoint TIME", "checkpoint-dir DIR", "restart-dir DIR"]
-ALL += ["files cut|keep|refuse", "cr-helper JOB.STEP"]
-NOT_A_TIME = "is not a time (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS)"
+ALL = ["cr -", "checkpoint TIME|auto", "checkpoint-dir DIR", "restart-dir DIR"]
+ALL += ["files cut|keep|refuse", "cr-before-end TIME|no", "cr-name NAME"]
+ALL += ["cr-fallback fresh|fail", "cr-skip-done -", "cr-keep N", "cr-helper JOB.STEP"]
+NOT_A_TIME = "is not a time (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS), nor auto"
 LONG = "/" + "d" * 4094
 
 
@@ -96,6 +99,52 @@ def test_refuses_what_is_no_time(host: Host, value: str) -> None:
 def test_refuses_a_missing_time(host: Host) -> None:
     run = host.run([*LOCAL, "option checkpoint"])
     assert run.errors == [f"cr: --checkpoint= {NOT_A_TIME}"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["checkpoint=auto", "cr-before-end", "cr-before-end=auto", "cr-before-end=no"]
+    + ["cr-before-end=10", "cr-keep=1", "cr-name=a.b-C_9", "cr-fallback=fresh", "cr-skip-done"],
+)
+def test_takes(host: Host, given: str) -> None:
+    run = host.run([*LOCAL, f"option {given}", "call init_post_opt"])
+    assert run.one("option") == f"{given.partition('=')[0]} 0"
+    assert not run.errors
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("cr-before-end=x", f"is {NOT_A_TIME[3:]}"),
+        *(
+            (f"cr-keep={value}", "is not a number of checkpoints, 1 or more")
+            for value in ("0", "-1", "1x", "")
+        ),
+        ("cr-name=a b", "is not a plain word of up to 63 letters, digits and ._-"),
+        ("cr-name=../x", "is not a plain word of up to 63 letters, digits and ._-"),
+        (f"cr-name={'n' * 64}", "is not a plain word of up to 63 letters, digits and ._-"),
+        ("cr-fallback=stale", "is neither fresh nor fail"),
+    ],
+)
+def test_refuses(host: Host, given: str, why: str) -> None:
+    run = host.run([*LOCAL, f"option {given}"])
+    assert run.one("option") == f"{given.partition('=')[0]} -1"
+    assert run.errors == [f"cr: --{given} {why}"]
+
+
+def test_tells_a_waiting_srun_cr_its_settings(host: Host, tmp_path: Path) -> None:
+    """In a file beside the socket, once; nothing where nothing was given."""
+    env = {"SLURM_SRUN_CR_SOCKET": f"{tmp_path}/socket"}
+    host.run([*LOCAL, "option cr", "call init_post_opt"], env=env)
+    assert not list(tmp_path.iterdir())
+    given = ["checkpoint=1", "cr-before-end", "cr-name=n", "cr-keep=3", "cr-skip-done"]
+    given += ["cr-fallback=fresh", f"checkpoint-dir={tmp_path}"]
+    host.run([*LOCAL, *(f"option {each}" for each in given), "call init_post_opt"], env=env)
+    (told,) = tmp_path.iterdir()
+    found = Settings(told.read_text())
+    assert (found.checkpoint, found.before_end, found.keep) == (60, AUTO, 3)
+    assert (found.name, found.skip_done, found.fallback) == ("n", True, "fresh")
+    assert found.checkpoint_dir == str(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["checkpoint-dir", "restart-dir"])
@@ -219,6 +268,9 @@ OLD = {
     "CHECKPOINT_DIR": "checkpoint_dir",
     "RESTART_DIR": "restart_dir",
     "RESTART_FILES": "files",
+    "CR_BEFORE_END": "cr_before_end",
+    "CR_FALLBACK": "cr_fallback",
+    "CR_KEEP": "cr_keep",
 }
 
 

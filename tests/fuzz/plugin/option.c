@@ -66,13 +66,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fresh();
 	context = S_CTX_REMOTE;
 	slurm_spank_init(NULL, 0, none);
-	hold(option_count == 6);
+	hold(option_count == 11);
 	while (at < end) {
 		int letter = *at++;
 		char *value = word(&at, end, 0);
 		if (letter == 'c') {
 			bool good = give("checkpoint", value) == 0;
 			long wanted = long_number(value) ? -1 : seconds(value);
+			if (strcmp(value, "auto") == 0) {
+				hold(good && OPTIONS.checkpoint == -1);
+				continue;
+			}
 			hold(good == (wanted > 0 && wanted <= 0x7fffffff));
 			hold(OPTIONS.checkpoint == (good ? wanted : 0));
 		} else if (letter == 'd' || letter == 'r') {
