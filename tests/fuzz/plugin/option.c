@@ -75,6 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			long wanted = long_number(value) ? -1 : seconds(value);
 			if (strcmp(value, "auto") == 0) {
 				hold(good && OPTIONS.checkpoint == -1);
+				free(value);
 				continue;
 			}
 			hold(good == (wanted > 0 && wanted <= 0x7fffffff));
