@@ -19,6 +19,11 @@ class PodDump(task.Dump):
 
     pod: socket.socket
     waiting = highest = 0
+    ran: Object
+
+    def program(self) -> Object:
+        """Return what the pod has found: its names are the task's."""
+        return self.ran
 
     def unread(self) -> int:
         """Return what the pod has found."""
@@ -56,6 +61,7 @@ class PodDump(task.Dump):
             for line in pod:
                 answer = protocol.parse(line)
                 if answer.get("event") == "frozen":
+                    self.ran = {name: answer[name] for name in ("exe", "args", "cwd", "streams")}
                     go = {"do": "write"} if self.frozen() else {"do": "release", "commit": False}
                     protocol.say(pod, go)
                 elif answer.get("event") == "dumped":

@@ -209,6 +209,7 @@ class ScriptHelper(Helper):
         tree = proc.tree(self.root)
         found: list[Process] = ask.find(tree)
         self.asked.refuse_others(found)
+        self.streams = [stream.json() for stream in proc.streams(self.root)]
         self.refuse_srun()
         task.refuse_holding(self.root, lambda: self.version, self.ghost_limit)
         offsets = [proc.offset(pid, self.script) for pid in tree]

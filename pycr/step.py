@@ -217,7 +217,8 @@ class Checkpoint:
         tasks = []
         for task in range(self.step.tasks):
             node = helpers.node_of[task]
-            facts = helpers.ready[node]["tasks"][str(task)]
+            facts = dict(helpers.ready[node]["tasks"][str(task)])
+            facts.update(helpers.events("frozen").get(task, {}))  # what it was then is in the image
             dumped = helpers.events("dumped")[task]
             # A vacated task was frozen until its end: what counts is how long its dump froze it.
             times = helpers.events("released").get(task, dumped)

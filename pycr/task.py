@@ -46,10 +46,7 @@ def describe(root: int) -> Object:
     try:
         return {
             "pids": proc.tree(root),
-            "exe": proc.link(root, "exe"),
-            "args": proc.cmdline(root),
-            "cwd": proc.link(root, "cwd"),
-            "streams": [stream.json() for stream in proc.streams(root)],
+            **program(root),
             "environment": {},
             "needs": holds.needs(root),
         }
@@ -60,6 +57,19 @@ def describe(root: int) -> Object:
             "/proc does not let its owner look at it: it runs a set-user-ID or unreadable program,"
             " or made itself undumpable (PR_SET_DUMPABLE)"
         ) from error
+
+
+def program(root: int) -> Object:
+    """Say what a task runs, where, and on which streams. It may be something else a moment later.
+
+    Raises OSError.
+    """
+    return {
+        "exe": proc.link(root, "exe"),
+        "args": proc.cmdline(root),
+        "cwd": proc.link(root, "cwd"),
+        "streams": [stream.json() for stream in proc.streams(root)],
+    }
 
 
 def refuse_privileged(root: int) -> None:
@@ -241,7 +251,12 @@ class Dump(threading.Thread):
         try:
             # Only now that it stands still nothing of it can become another user's (execve(2)).
             self.refuse_privileged()
-            facts = self.look() if self.look is not None and self.hold else {}
+            facts = self.program()
+            if self.look is not None and self.hold:
+                facts.update(self.look())
+        except OSError as error:
+            self._refused = AlreadyDone(f"it has just ended ({error.strerror})")
+            return False
         except PycrError as error:
             self._refused = error
             return False
@@ -305,6 +320,10 @@ class Dump(threading.Thread):
     def refuse_privileged(self) -> None:
         """Refuse what has more than its user by now. Raises TaskError."""
         refuse_privileged(self.root)
+
+    def program(self) -> Object:
+        """Say what it runs now that it stands still. Raises OSError."""
+        return program(self.root)
 
     def unread(self) -> int:
         """Return the bytes of its input that the image does not have: they are in srun's pipe."""

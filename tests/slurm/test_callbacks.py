@@ -155,3 +155,33 @@ def test_a_process_may_end_before_all_stand_still(alice: Login) -> None:
     assert done.returncode == 0, done.stderr
     job.communicate(timeout=30)
     assert alice.pycr_json("verify", "--image-dir", ".", step)["whole"]
+
+
+TURNS = """
+import os, pycr, time
+def turn():
+    os.dup2(os.open("turned", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 1)
+pycr.on_checkpoint(turn)
+for number in range(1000000):
+    print(number)
+    time.sleep(0.05)
+    if os.path.exists("stop"):
+        break
+"""
+
+
+def test_streams_are_those_it_had_when_it_stood_still(alice: Login) -> None:
+    """A script that turns its output elsewhere at the last moment finds it there again."""
+    (alice.place / "turns.py").write_text(TURNS)
+    line = f"PYTHONPATH={PACKAGE} exec python3 -u turns.py"
+    job = alice.run("sbatch", "--parsable", "-o", "log", "--wrap", line).stdout.strip()
+    until("output", lambda: "3\n" in alice.read("log"))
+    assert alice.pycr("vacate", job, "--image-dir", ".").returncode == 0
+    seen = len(alice.read("turned").splitlines())
+    again = alice.pycr("restart", "--image-dir", ".", job)
+    assert again.returncode == 0, again
+    until("more output", lambda: len(alice.read("turned").splitlines()) > seen + 5)
+    (alice.place / "stop").touch()
+    until("its end", lambda: not alice.jobs())
+    numbers = (alice.read("log") + alice.read("turned")).split()
+    assert numbers == [str(number) for number in range(len(numbers))]
