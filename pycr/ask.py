@@ -67,6 +67,7 @@ class Process:
 
     def answer(self) -> Object | None:
         """Return its answer, None while there is none. Raises ProcessLookupError."""
+        lives = proc.alive(self.pid)  # before the look: its last act may be to answer
         with suppress(BlockingIOError):
             data = os.read(self.reply, 65536)
             if not data:  # it has closed its mailbox: by now it is another program (execve(2))
@@ -80,7 +81,7 @@ class Process:
                 value = json.loads(line)
                 if isinstance(value, dict) and value.get("id") == self._id:
                     return value
-        if not proc.alive(self.pid):
+        if not lives:
             raise ProcessLookupError(self.pid)
         return None
 
