@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from tests.slurm.hostile import (
 )
 from tests.slurm.processes import children, state, status
 
+HELD = 0.5  # seconds: while it still restores, criu stops and starts what it makes
+
 
 def slice_up(first_pid: int) -> bool:
     """Let a pod's PID 1 do a little at a time until criu holds what it restored; tell whether it
@@ -36,10 +39,24 @@ def slice_up(first_pid: int) -> bool:
         os.kill(first_pid, signal.SIGSTOP)
         until("it to stop", lambda: state(first_pid) in ("T", ""))
         for _ in range(10):
-            if any(state(pid) == "t" for pid in below(first_pid)):
+            if holds(first_pid) and stays(lambda: holds(first_pid), HELD):
                 return True
             time.sleep(0.001)
         os.kill(first_pid, signal.SIGCONT)
+    return False
+
+
+def holds(first_pid: int) -> bool:
+    return any(state(pid) == "t" for pid in below(first_pid))
+
+
+def stays(probe: Callable[[], bool], seconds: float) -> bool:
+    """Tell whether something is so for a while."""
+    give_up = time.monotonic() + seconds
+    while probe():
+        if time.monotonic() > give_up:
+            return True
+        time.sleep(0.01)
     return False
 
 
