@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build pycr: the Python package, and the SPANK plugin for the Slurm whose headers are found.
+"""Build pycr: the Python package, and for the Slurm whose headers are found its SPANK plugin and C
+library.
 
     python3 -m venv /opt/pycr && /opt/pycr/bin/pip install .
 
-The plugin is no Python extension: it is compiled by Cython but linked so that nothing of libpython
-is left, and it is installed as PREFIX/lib/slurm/spank_cr.so. `python3 setup.py build_plugin`
-builds it alone. CC, CFLAGS and SLURM_INCLUDE (the directory that holds slurm/spank.h) are heeded.
+These two are no Python extensions: they are compiled by Cython but linked so that nothing of
+libpython is left, and are installed as PREFIX/lib/slurm/spank_cr.so and PREFIX/lib/libpycr.so.0.
+`python3 setup.py build_plugin` and `build_library` build one alone. CC, CFLAGS and SLURM_INCLUDE
+(the directory that holds slurm/spank.h) are heeded.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -23,6 +26,7 @@ from setuptools.command.build import build
 
 ROOT = Path(__file__).resolve().parent
 PLUGIN = Path("build/spank_cr.so")
+LIBRARY = Path("build/libpycr.so.0")
 OLDEST_SLURM = (22, 5)
 CFLAGS = [
     "-std=gnu11",
@@ -48,15 +52,11 @@ LDFLAGS = [
     "-Wl,-z,relro",
     "-Wl,-z,now",
     "-Wl,--no-undefined-version",
-    "-Wl,--version-script=spank_cr/spank_cr.lds",
 ]
 
 
-class BuildError(SystemExit):
-    """The plugin cannot be built here; the message says what to do."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(f"setup.py: spank_cr.so: {text}")
+class BuildError(Exception):
+    """What is compiled cannot be built here; the message says what to do."""
 
 
 def slurm_include() -> list[str]:
@@ -100,11 +100,14 @@ def run(argv: list[str]) -> str:
         raise BuildError(f"{argv[0]} failed with status {error.returncode}") from error
 
 
-class build_plugin(Command):
-    """Compile and link spank_cr.so, and refuse it when a symbol of Python's is left in it."""
+class build_native(Command):
+    """Compile and link one shared object, and refuse it when a symbol of Python's is left in it."""
 
-    description = "build the SPANK plugin"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    output: ClassVar[Path]
+    source: ClassVar[str]
+    include_path: ClassVar[list[str]]  # for Cython and, below ours, for C
+    ldflags: ClassVar[list[str]]
 
     def initialize_options(self) -> None:
         pass
@@ -113,38 +116,75 @@ class build_plugin(Command):
         pass
 
     def run(self) -> None:
+        os.chdir(ROOT)
+        self.output.parent.mkdir(exist_ok=True)
+        try:
+            self.build()
+        except BuildError as error:
+            raise SystemExit(f"setup.py: {self.output.name}: {error}") from error
+
+    def build(self) -> None:
         from Cython.Compiler import Options
         from Cython.Compiler.Main import compile as cython
 
-        os.chdir(ROOT)
         headers = slurm_include()
-        PLUGIN.parent.mkdir(exist_ok=True)
-        source = PLUGIN.with_suffix(".c")
+        made = self.output.with_name(Path(self.source).stem + ".c")
         Options.docstrings = False
-        options = {"output_file": str(source), "include_path": ["spank_cr"]}
-        result = cython("spank_cr/spank_cr.pyx", **options)  # type: ignore[no-untyped-call]
+        options = {"output_file": str(made), "include_path": self.include_path}
+        result = cython(self.source, **options)  # type: ignore[no-untyped-call]
         if result.num_errors:
             raise BuildError("Cython failed")
         cc = shlex.split(os.environ.get("CC", "cc"))
         flags = [*CFLAGS, *shlex.split(os.environ.get("CFLAGS", "")), *headers]
-        flags.append("-I" + sysconfig.get_path("include"))
-        ldflags = [*LDFLAGS, *shlex.split(os.environ.get("LDFLAGS", ""))]
-        run([*cc, *flags, str(source), "-o", str(PLUGIN), *ldflags, "-ldl"])
-        symbols = run(["nm", "-D", "--undefined-only", str(PLUGIN)])
+        flags += ["-I" + self.include_path[0], "-I" + sysconfig.get_path("include")]
+        ldflags = [*LDFLAGS, *self.ldflags, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        run([*cc, *flags, str(made), "-o", str(self.output), *ldflags, "-ldl"])
+        symbols = run(["nm", "-D", "--undefined-only", str(self.output)])
         python = [word for word in symbols.split() if re.match(r"_?Py", word)]
         if python:
-            PLUGIN.unlink()
+            self.output.unlink()
             raise BuildError("it would need libpython, for " + " ".join(python))
 
 
-class build_all(build):
-    """Build the plugin with everything else: data_files then find it."""
+class build_plugin(build_native):
+    description = "build the SPANK plugin"
+    output = PLUGIN
+    source = "spank_cr/spank_cr.pyx"
+    include_path: ClassVar[list[str]] = ["spank_cr"]
+    ldflags: ClassVar[list[str]] = ["-Wl,--version-script=spank_cr/spank_cr.lds"]
 
-    sub_commands = [("build_plugin", None), *build.sub_commands]
+
+class build_library(build_native):
+    """With what a C compiler and man(1) need beside the library itself."""
+
+    description = "build the C library"
+    output = LIBRARY
+    source = "pycr/c/slurm_checkpoint.pyx"
+    include_path: ClassVar[list[str]] = ["pycr/c", "spank_cr"]
+    ldflags: ClassVar[list[str]] = [
+        "-Wl,--version-script=pycr/c/libpycr.lds",
+        f"-Wl,-soname,{LIBRARY.name}",
+    ]
+
+    def build(self) -> None:
+        super().build()
+        # The name to link with. A wheel holds no links, so it is the same file again.
+        shutil.copyfile(LIBRARY, LIBRARY.with_suffix(""))
+        text = Path("pycr/c/pycr.pc").read_text(encoding="utf-8")
+        Path("build/pycr.pc").write_text(text.replace("@VERSION@", version()), encoding="utf-8")
+        for page in function_pages():
+            page.parent.mkdir(exist_ok=True)
+            page.write_text(".so man3/slurm_checkpoint.3\n", encoding="utf-8")
+
+
+class build_all(build):
+    """Build plugin and library with everything else: data_files then find them."""
+
+    sub_commands = [("build_plugin", None), ("build_library", None), *build.sub_commands]
 
 
 class Platform(Distribution):
-    """The plugin makes a wheel one of this machine and this Slurm."""
+    """The plugin and the library make a wheel one of this machine and this Slurm."""
 
     def has_ext_modules(self) -> bool:
         return True
@@ -157,11 +197,18 @@ def version() -> str:
     return match.group(1)
 
 
+def function_pages() -> list[Path]:
+    """Return the man pages to make for the library's functions, each by its name."""
+    exported = (ROOT / "pycr/c/libpycr.lds").read_text(encoding="utf-8")
+    return [Path(f"build/man3/{name}.3") for name in re.findall(r"slurm_\w+", exported)]
+
+
 def man_pages() -> list[tuple[str, list[str]]]:
     pages: dict[str, list[str]] = {}
     for page in sorted((ROOT / "docs/man").glob("*.[1-8]")):
         section = page.suffix[1:]
         pages.setdefault(f"share/man/man{section}", []).append(str(page.relative_to(ROOT)))
+    pages.setdefault("share/man/man3", []).extend(map(str, function_pages()))
     return list(pages.items())
 
 
@@ -177,10 +224,17 @@ setup(
     scripts=["pycr/bin/srun_cr"],
     data_files=[
         ("lib/slurm", [str(PLUGIN)]),
+        ("lib", [str(LIBRARY), str(LIBRARY.with_suffix(""))]),
+        ("lib/pkgconfig", ["build/pycr.pc"]),
+        ("include/pycr", ["pycr/c/slurm.h", "pycr/c/slurm_errno.h"]),
         ("share/pycr", ["plugstack.conf.example"]),
         *man_pages(),
     ],
     distclass=Platform,
-    cmdclass={"build": build_all, "build_plugin": build_plugin},
+    cmdclass={
+        "build": build_all,
+        "build_plugin": build_plugin,
+        "build_library": build_library,
+    },
     zip_safe=False,
 )
