@@ -13,8 +13,8 @@
 #
 # The one between is there for the program's sake: it ends without a SIGCHLD, so no handler of the
 # program's runs, no wait(2) for any child finds it, and an ignored SIGCHLD does not reap it. execve
-# would undo that (its exit signal becomes SIGCHLD), so pycr itself is its child. How pycr ended comes
-# by a pipe: even a program that waits with __WALL takes nothing that is needed.
+# would undo that (the exit signal becomes SIGCHLD), so pycr itself is its child. How pycr ended
+# comes by a pipe: even a program that waits with __WALL takes nothing that is needed.
 # Between clone and execve only what signal-safety(7) allows: another thread may have held any lock.
 
 cdef enum:

@@ -8,7 +8,7 @@ from within somebody else's program. As in the plugin (spank_cr.pyx), all is one
 that never touches Python.
 """
 
-from libc.errno cimport (E2BIG, EAGAIN, EALREADY, EINTR, EINVAL, ENOENT, ENOMEM, ENOSYS, ERANGE,
+from libc.errno cimport (E2BIG, EAGAIN, EALREADY, EINTR, EINVAL, ENOENT, ENOMEM, ERANGE,
                          ETIMEDOUT, errno)
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdio cimport snprintf

@@ -83,7 +83,7 @@ def copy_tree(into: Path) -> Path:
     into.mkdir()
     shutil.copy(ROOT / "setup.py", into)
     shutil.copytree(ROOT / "spank_cr", into / "spank_cr")
-    (into / "pycr").mkdir()
+    shutil.copytree(ROOT / "pycr/c", into / "pycr/c")
     shutil.copy(ROOT / "pycr/__init__.py", into / "pycr")
     return into
 
