@@ -169,7 +169,7 @@ class build_library(build_native):
     def build(self) -> None:
         super().build()
         # The name to link with. A wheel holds no links, so it is the same file again.
-        shutil.copyfile(LIBRARY, LIBRARY.with_suffix(""))
+        shutil.copy(LIBRARY, LIBRARY.with_suffix(""))
         text = Path("pycr/c/pycr.pc").read_text(encoding="utf-8")
         Path("build/pycr.pc").write_text(text.replace("@VERSION@", version()), encoding="utf-8")
         for page in function_pages():
