@@ -83,27 +83,19 @@ cdef int cr_end(cr_words_t *argv, char *text, int number) noexcept nogil:
     return -1
 
 
-cdef int cr_ask(cr_words_t *argv, char **text) noexcept nogil:
-    """Run pycr; return the error number, 0 for none. text: what it printed, to free."""
-    cdef int status = 0
-    cdef int number = cr_run(argv, text, &status)
-    return number if number != 0 else cr_number(status)
-
-
-cdef int cr_do(cr_words_t *argv) noexcept nogil:
-    """Run pycr for a function that has nothing to hear but how it went."""
-    cdef char *text = NULL
-    cdef int number = cr_ask(argv, &text)
-    return cr_end(argv, text, number)
-
-
-cdef void cr_verb(cr_words_t *argv, const char *verb, uint32_t job_id,
-                  uint32_t step_id) noexcept nogil:
-    """Begin a command line: pycr VERB JOB[.STEP]. An id that cannot be is the call's error."""
-    cdef char name[32]
+cdef void cr_verb(cr_words_t *argv, const char *verb) noexcept nogil:
+    """Begin a command line."""
     memset(argv, 0, sizeof(cr_words_t))
     cr_add(argv, cr_pycr, b"")
     cr_add(argv, verb, b"")
+
+
+cdef void cr_step(cr_words_t *argv, uint32_t job_id, uint32_t step_id) noexcept nogil:
+    """Add JOB[.STEP]: the last word, as what follows it `pycr restart` gives to sbatch.
+
+    An id that cannot be is the call's error.
+    """
+    cdef char name[32]
     name[0] = 0
     if step_id == SLURM_BATCH_SCRIPT:
         snprintf(name, sizeof(name), b".batch")
@@ -114,6 +106,22 @@ cdef void cr_verb(cr_words_t *argv, const char *verb, uint32_t job_id,
     if job_id == 0 or job_id > MAX_ID:
         argv.error = ESLURM_INVALID_JOB_ID
     cr_add_number(argv, b"", job_id, name)
+
+
+cdef int cr_ask(cr_words_t *argv, uint32_t job_id, uint32_t step_id, char **text) noexcept nogil:
+    """Run pycr; return the error number, 0 for none. text: what it printed, to free."""
+    cdef int status = 0
+    cdef int number
+    cr_step(argv, job_id, step_id)
+    number = cr_run(argv, text, &status)
+    return number if number != 0 else cr_number(status)
+
+
+cdef int cr_do(cr_words_t *argv, uint32_t job_id, uint32_t step_id) noexcept nogil:
+    """Run pycr for a function that has nothing to hear but how it went."""
+    cdef char *text = NULL
+    cdef int number = cr_ask(argv, job_id, step_id, &text)
+    return cr_end(argv, text, number)
 
 
 cdef void cr_where(cr_words_t *argv, uint16_t max_wait, char *image_dir) noexcept nogil:
@@ -130,8 +138,8 @@ cdef public int slurm_checkpoint_able(uint32_t job_id, uint32_t step_id,
     cdef char *text = NULL
     cdef int number
     cdef time_t began = 0
-    cr_verb(&argv, b"able", job_id, step_id)
-    number = cr_ask(&argv, &text)
+    cr_verb(&argv, b"able")
+    number = cr_ask(&argv, job_id, step_id, &text)
     if number == 0:
         if strncmp(text, b"Began at ", 9) == 0:
             began = strtoll(text + 9, NULL, 10)
@@ -147,34 +155,34 @@ cdef public int slurm_checkpoint_able(uint32_t job_id, uint32_t step_id,
 cdef public int slurm_checkpoint_complete(uint32_t job_id, uint32_t step_id, time_t start_time,
                                           uint32_t error_code, char *error_msg) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"complete", job_id, step_id)
+    cr_verb(&argv, b"complete")
     if start_time != 0:
         cr_add_number(&argv, b"--begin-time=", start_time, b"")
     if error_code != 0:
         cr_add_number(&argv, b"--error-code=", error_code, b"")
     if error_msg != NULL and error_msg[0] != 0:
         cr_add_some(&argv, b"--error-msg=", error_msg, MAX_MESSAGE)
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, step_id)
 
 
 cdef public int slurm_checkpoint_create(uint32_t job_id, uint32_t step_id, uint16_t max_wait,
                                         char *image_dir) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"create", job_id, step_id)
+    cr_verb(&argv, b"create")
     cr_where(&argv, max_wait, image_dir)
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, step_id)
 
 
 cdef public int slurm_checkpoint_disable(uint32_t job_id, uint32_t step_id) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"disable", job_id, step_id)
-    return cr_do(&argv)
+    cr_verb(&argv, b"disable")
+    return cr_do(&argv, job_id, step_id)
 
 
 cdef public int slurm_checkpoint_enable(uint32_t job_id, uint32_t step_id) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"enable", job_id, step_id)
-    return cr_do(&argv)
+    cr_verb(&argv, b"enable")
+    return cr_do(&argv, job_id, step_id)
 
 
 cdef public int slurm_checkpoint_error(uint32_t job_id, uint32_t step_id, uint32_t *error_code,
@@ -189,8 +197,8 @@ cdef public int slurm_checkpoint_error(uint32_t job_id, uint32_t step_id, uint32
         error_code[0] = 0
     if error_msg != NULL:
         error_msg[0] = NULL
-    cr_verb(&argv, b"error", job_id, step_id)
-    number = cr_ask(&argv, &text)
+    cr_verb(&argv, b"error")
+    number = cr_ask(&argv, job_id, step_id, &text)
     if number == 0:
         message = strchr(text, c')')
         if strncmp(text, b"error(", 6) == 0 and message != NULL and message[1] == c':':
@@ -213,9 +221,9 @@ cdef public int slurm_checkpoint_error(uint32_t job_id, uint32_t step_id, uint32
 cdef public int slurm_checkpoint_requeue(uint32_t job_id, uint16_t max_wait,
                                          char *image_dir) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"requeue", job_id, NO_VAL)
+    cr_verb(&argv, b"requeue")
     cr_where(&argv, max_wait, image_dir)
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, NO_VAL)
 
 
 cdef public int slurm_checkpoint_restart(uint32_t job_id, uint32_t step_id, uint16_t stick,
@@ -225,29 +233,29 @@ cdef public int slurm_checkpoint_restart(uint32_t job_id, uint32_t step_id, uint
     if step_id != NO_VAL and step_id != SLURM_BATCH_SCRIPT:
         set_errno(ESLURM_NOT_SUPPORTED)
         return -1
-    cr_verb(&argv, b"restart", job_id, SLURM_BATCH_SCRIPT)
+    cr_verb(&argv, b"restart")
     cr_where(&argv, 0, image_dir)
     if stick != 0:
         cr_add(&argv, b"--stick", b"")
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, SLURM_BATCH_SCRIPT)
 
 
 cdef public int slurm_checkpoint_tasks(uint32_t job_id, uint32_t step_id, time_t begin_time,
                                        char *image_dir, uint16_t max_wait,
                                        char *nodelist) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"tasks", job_id, step_id)
+    cr_verb(&argv, b"tasks")
     if begin_time != 0:
         cr_add_number(&argv, b"--begin-time=", begin_time, b"")
     cr_where(&argv, max_wait, image_dir)
     if nodelist != NULL and nodelist[0] != 0:
         cr_add(&argv, b"--nodelist=", nodelist)
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, step_id)
 
 
 cdef public int slurm_checkpoint_vacate(uint32_t job_id, uint32_t step_id, uint16_t max_wait,
                                         char *image_dir) noexcept nogil:
     cdef cr_words_t argv
-    cr_verb(&argv, b"vacate", job_id, step_id)
+    cr_verb(&argv, b"vacate")
     cr_where(&argv, max_wait, image_dir)
-    return cr_do(&argv)
+    return cr_do(&argv, job_id, step_id)

@@ -83,47 +83,40 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        (["able", 7, 0, None], ["able", "7.0"]),
-        (["able", 7, NO_VAL, None], ["able", "7"]),
-        (["disable", 7, BATCH_SCRIPT], ["disable", "7.batch"]),
-        (["enable", 999999999, 3], ["enable", "999999999.3"]),
-        (["create", 7, 1, 0, None], ["create", "7.1"]),
-        (["create", 7, 1, 0, b""], ["create", "7.1"]),
-        (["create", 7, 1, 65535, DIR], ["create", "7.1", "--image-dir=@DIR", "--max-wait=65535"]),
-        (["vacate", 7, NO_VAL, 9, b"d"], ["vacate", "7", "--image-dir=d", "--max-wait=9"]),
-        (["requeue", 7, 9, b"d"], ["requeue", "7", "--image-dir=d", "--max-wait=9"]),
-        (["restart", 7, NO_VAL, 0, None], ["restart", "7.batch"]),
-        (
-            ["restart", 7, BATCH_SCRIPT, 1, b"d"],
-            ["restart", "7.batch", "--image-dir=d", "--stick"],
-        ),
-        (["error", 7, 0, None, None], ["error", "7.0"]),
-        (["complete", 7, 0, 0, 0, None], ["complete", "7.0"]),
+        (["able", 7, 0, None], "able 7.0"),
+        (["able", 7, NO_VAL, None], "able 7"),
+        (["disable", 7, BATCH_SCRIPT], "disable 7.batch"),
+        (["enable", 999999999, 3], "enable 999999999.3"),
+        (["create", 7, 1, 0, None], "create 7.1"),
+        (["create", 7, 1, 0, b""], "create 7.1"),
+        (["create", 7, 1, 65535, DIR], "create --image-dir=@DIR --max-wait=65535 7.1"),
+        (["vacate", 7, NO_VAL, 9, b"d"], "vacate --image-dir=d --max-wait=9 7"),
+        (["requeue", 7, 9, b"d"], "requeue --image-dir=d --max-wait=9 7"),
+        (["restart", 7, NO_VAL, 0, None], "restart 7.batch"),
+        (["restart", 7, BATCH_SCRIPT, 1, b"d"], "restart --image-dir=d --stick 7.batch"),
+        (["error", 7, 0, None, None], "error 7.0"),
+        (["complete", 7, 0, 0, 0, None], "complete 7.0"),
         (
             ["complete", 7, 0, 1700000000, 4294967295, SAID],
-            [
-                *("complete", "7.0", "--begin-time=1700000000", "--error-code=4294967295"),
-                "--error-msg=@SAID",
-            ],
+            "complete --begin-time=1700000000 --error-code=4294967295 --error-msg=@SAID 7.0",
         ),
         (
             ["tasks", 7, 0, 1700000000, b"d", 5, b"n[1-2],n4"],
-            [
-                *("tasks", "7.0", "--begin-time=1700000000", "--image-dir=d", "--max-wait=5"),
-                "--nodelist=n[1-2],n4",
-            ],
+            "tasks --begin-time=1700000000 --image-dir=d --max-wait=5 --nodelist=n[1-2],n4 7.0",
         ),
-        (["tasks", 7, 0, 0, None, 0, None], ["tasks", "7.0"]),
+        (["tasks", 7, 0, 0, None, 0, None], "tasks 7.0"),
     ],
 )
-def test_command_line(call: Call, prefix: Prefix, given: list[Any], wanted: list[str]) -> None:
+def test_command_line(call: Call, prefix: Prefix, given: list[Any], wanted: str) -> None:
+    """The step comes last: what follows it `pycr restart` gives to sbatch."""
     answer = {"able": "Yes\n", "error": "error(0): \n"}.get(given[0], "ignored\n")
     prefix.plan("exit 0", answer)
     assert call(*given) == 0
     texts = {"@DIR": os.fsdecode(DIR), "@SAID": os.fsdecode(SAID)}
+    words = wanted.split()
     for name, text in texts.items():
-        wanted = [word.replace(name, text) for word in wanted]
-    assert prefix.words("cmdline") == [str(prefix.path / "bin/pycr"), *wanted]
+        words = [word.replace(name, text) for word in words]
+    assert prefix.words("cmdline") == [str(prefix.path / "bin/pycr"), *words]
 
 
 def test_environment_is_made_from_nothing(
@@ -246,7 +239,7 @@ def test_refused_without_pycr(call: Call, prefix: Prefix) -> None:
 def test_long_message_is_cut(call: Call, prefix: Prefix) -> None:
     prefix.plan("exit 0")
     assert call("complete", 7, 0, 0, 1, b"x" * 300000) == 0
-    assert prefix.words("cmdline")[-1] == "--error-msg=" + "x" * 4096
+    assert prefix.words("cmdline")[-2] == "--error-msg=" + "x" * 4096
 
 
 def test_no_pycr_beside_the_library(call: Call, prefix: Prefix) -> None:
