@@ -44,7 +44,7 @@ lint: setup  ## ruff, mypy, cython-lint, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pycr tests setup.py
-	PATH=$(BIN):$$PATH cython-lint spank_cr
+	PATH=$(BIN):$$PATH cython-lint spank_cr pycr/c
 	shellcheck .ci/run
 
 bench: setup  ## ratios against plain srun and plain criu

@@ -205,10 +205,9 @@ cdef int cr_run(cr_words_t *argv, char **text, int *status) noexcept nogil:
     pthread_setcancelstate(state, NULL)
     set_errno(before)
     if number == 0 and ended.error != 0:
-        # Where pycr is not, or not for this user, its functions are not either.
         number = ended.error
-        if number != E2BIG and number != ENOMEM and number != EAGAIN:
-            number = SLURM_ERROR if number == SLURM_ERROR else ESLURM_NOT_SUPPORTED
+        if number in (ENOENT, EACCES, ENOTDIR, ELOOP, ENOEXEC, EPERM):
+            number = ESLURM_NOT_SUPPORTED  # pycr is not there, or not for this user
     if number == 0:
         if WIFEXITED(ended.status):
             status[0] = WEXITSTATUS(ended.status)

@@ -8,8 +8,8 @@ from within somebody else's program. As in the plugin (spank_cr.pyx), all is one
 that never touches Python.
 """
 
-from libc.errno cimport (E2BIG, EAGAIN, EALREADY, EINTR, EINVAL, ENOENT, ENOMEM, ERANGE,
-                         ETIMEDOUT, errno)
+from libc.errno cimport (E2BIG, EACCES, EAGAIN, EALREADY, EINTR, EINVAL, ELOOP, ENOENT, ENOEXEC,
+                         ENOMEM, ENOTDIR, EPERM, ERANGE, ETIMEDOUT, errno)
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, strtoll, strtoul

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build the library as it is installed, plain and with sanitizers, each beside a stand-in for pycr.
+"""Build the library as it is installed, plain and with sanitizers, with a stand-in for pycr.
 
 Skips what needs a compiler, Cython or Slurm's headers where they are missing.
 """
@@ -54,7 +54,7 @@ def compile_c(source: Path, output: Path, *flags: str) -> None:
 
 
 def install(into: Path, flags: list[str]) -> Prefix:
-    """Build the library and lay it out as a wheel does."""
+    """Build the library, lay it out as a wheel does, and a program that uses it."""
     tree = copy_tree(into / "tree")
     subprocess.run(
         [sys.executable, "setup.py", "-q", "build_library"],
@@ -70,6 +70,8 @@ def install(into: Path, flags: list[str]) -> Prefix:
     for header in ("slurm.h", "slurm_errno.h"):
         shutil.copy(tree / "pycr/c" / header, into / "include/pycr")
     compile_c(HERE / "pycr.c", into / "bin/pycr")
+    libraries = [f"-L{into}/lib", f"-Wl,-rpath,{into}/lib", "-lpycr", "-lslurm"]
+    compile_c(HERE / "host.c", into / "host", *flags, f"-I{into}/include", *libraries)
     os.mkfifo(into / "fifo")
     return Prefix(into)
 
@@ -81,11 +83,8 @@ def plain(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Prefix:
 
 @pytest.fixture(scope="session")
 def sanitized(tools: None, tmp_path_factory: pytest.TempPathFactory) -> Prefix:
-    """The library with sanitizers, and the host program."""
-    made = install(tmp_path_factory.mktemp("sanitized"), SANITIZE)
-    libraries = [f"-L{made.path}/lib", f"-Wl,-rpath,{made.path}/lib", "-lpycr", "-lslurm"]
-    compile_c(HERE / "host.c", made.path / "host", *SANITIZE, f"-I{made.path}/include", *libraries)
-    return made
+    """The library and the host program with sanitizers."""
+    return install(tmp_path_factory.mktemp("sanitized"), SANITIZE)
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ int main(int argc, char **argv)
 	} else if (!strcmp(scene, "many")) {
 		call(1);
 		int before = descriptors();
-		for (int i = 1; i <= 200; i++)
+		for (int i = 1; i <= 1000; i++)
 			call(i);
 		CHECK(descriptors() == before);
 		CHECK(waitpid(-1, NULL, __WALL) == -1 && errno == ECHILD);

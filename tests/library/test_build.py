@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pycr import __version__
 from tests.plugin.conftest import compiler
 from tests.plugin.test_build import symbols
 
 from .conftest import LIBRARY, Prefix
 from .test_functions import ARGUMENTS
 
+MAIN_PAGE = ".so man3/slurm_checkpoint.3\n"
 PROGRAM = """#include <pycr/slurm.h>
 #include <pycr/slurm_errno.h>
 int main(void) { return slurm_get_errno() + slurm_checkpoint_enable(0, NO_VAL); }
@@ -83,3 +85,13 @@ def test_both_names_are_the_library(plain: Prefix) -> None:
     link = plain.path / "lib/libpycr.so"
     assert link.read_bytes() == (plain.path / LIBRARY).read_bytes()
     assert ctypes.CDLL(str(link)).slurm_checkpoint_able
+
+
+def test_what_is_made_beside_it(plain: Prefix) -> None:
+    """A man page for each function, and the file for pkg-config."""
+    build = plain.path / "tree/build"
+    pages = {path.name: path.read_text() for path in (build / "man3").iterdir()}
+    assert pages == {f"slurm_checkpoint_{name}.3": MAIN_PAGE for name in ARGUMENTS}
+    settings = (build / "pycr.pc").read_text()
+    assert f"Version: {__version__}\n" in settings
+    assert "-lpycr" in settings

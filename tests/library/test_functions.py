@@ -249,10 +249,3 @@ def test_no_pycr_beside_the_library(call: Call, prefix: Prefix) -> None:
         assert call("disable", 7, 0) == NOT_SUPPORTED
     finally:
         aside.rename(there)
-
-
-def test_a_thousand_calls_leave_nothing(call: Call, prefix: Prefix) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    for job in range(1, 1001):
-        assert call("enable", job, 0) == 0
-    assert len(os.listdir("/proc/self/fd")) == before
