@@ -182,6 +182,9 @@ int main(int argc, char **argv)
 		close(ends[0]);
 		pthread_join(threads[0], NULL);
 		CHECK(handled == 1 && descriptors() == before);
+	} else if (!strcmp(scene, "moved")) {
+		CHECK(chdir("/") == 0);
+		call(1);
 	} else if (!strcmp(scene, "held")) {
 		/* pycr has left somebody who has its output: the call is over all the same. */
 		CHECK(slurm_checkpoint_disable(7, 0) == 0);

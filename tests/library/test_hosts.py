@@ -11,7 +11,7 @@ import pytest
 from .conftest import Prefix
 
 
-def run(host: Prefix, scene: str) -> None:
+def run(host: Prefix, scene: str, **variables: str) -> None:
     """Run one scene of host.c."""
     done = subprocess.run(
         [host.path / "host", scene, host.path],
@@ -20,7 +20,8 @@ def run(host: Prefix, scene: str) -> None:
         text=True,
         errors="replace",
         timeout=120,
-        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "PATH": "/nowhere"},
+        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "PATH": "/nowhere", **variables},
+        cwd=host.path,
         check=False,
     )
     assert (done.returncode, done.stderr[:2000]) == (0, "")
@@ -59,3 +60,8 @@ def test_holds_nothing_of_the_program_while_it_waits(host: Prefix) -> None:
 def test_pycr_that_leaves_somebody_behind(host: Prefix) -> None:
     host.plan("hold")
     run(host, "held")
+
+
+def test_found_by_a_relative_name(host: Prefix) -> None:
+    """pycr is looked for from where the library was when it was loaded."""
+    run(host, "moved", LD_LIBRARY_PATH="lib")
