@@ -221,6 +221,7 @@ setup(
     packages=find_packages(include=["pycr", "pycr.*"]),
     package_data={"pycr": ["py.typed"]},
     entry_points={"console_scripts": ["pycr = pycr.cli:main"]},
+    extras_require={"report": ["Pillow>=10.1"]},
     scripts=["pycr/bin/srun_cr"],
     data_files=[
         ("lib/slurm", [str(PLUGIN)]),

@@ -15,7 +15,8 @@ requeued job has steps by the same names again. The events are written by whoeve
     disable, enable      since                       `pycr disable`, `enable`
     began                id steps host pid until     a checkpoint; until: when it is given up for
                          dir needs vacate            sure; dir: the directories that are being
-                                                     written; needs: node -> bytes, at the least
+                         since submitted             written; needs: node -> bytes, at the least;
+                                                     since, submitted: the job's, of Slurm
     committed            id steps path size frozen   a generation of it
                          seconds vacate
     failed               id steps code message       its error_code and error_msg

@@ -86,6 +86,8 @@ class Record:
             needs=needs,
             steps=[each.step.name for each in checkpoints],
             vacate=self.vacate,
+            since=since(self.job),
+            submitted=self.job.fields.get("SubmitTime", ""),
         )
 
     def committed(self, made: Sequence[Path]) -> None:

@@ -31,6 +31,8 @@ VERBS = {
     "show": ("show", "tell everything about one checkpoint"),
     "verify": ("verify", "tell whether a checkpoint is whole, and could be restarted"),
     "rm": ("rm", "remove checkpoints"),
+    "report": ("report", "show where a job's time went: run, frozen, queued, lost"),
+    "drain": ("drain", "checkpoint and requeue the jobs on nodes that are to be drained"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }
 
