@@ -18,6 +18,7 @@
      |- SlurmError            14
      |- NoSuchUser            15   ESLURM_USER_ID_MISSING
      |- Disabled              16   ESLURM_DISABLED
+     |- Remaining             17
      `- RestoreFailed        125
 
 The message of each is one line: what failed, where (node, task), why, what to do. pycr(1) lists the
@@ -137,6 +138,12 @@ class Disabled(PycrError):
 
     exit_status = 16
     eslurm = 2037
+
+
+class Remaining(PycrError):
+    """Some jobs are still on the nodes that were to be drained (`pycr drain`)."""
+
+    exit_status = 17
 
 
 class RestoreFailed(PycrError):
