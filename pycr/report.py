@@ -234,12 +234,14 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
         made = _at(lives, job_id, start)
         if life is not None and made is not life:
             made.end, made.running, made.nodes = life.end, life.running, life.nodes
+            made.why = life.why if life.running else ""
             life.end, life.running, life.why = math.inf, False, "vacated"
-            made.why = "" if made.why == "vacated" else made.why
         life = made
     life.last_sign = max(life.last_sign, when)
     if what == "began":
         life.closed = None  # of two steps only one was vacated
+        needs = event.get("needs")
+        life.nodes = life.nodes or (",".join(sorted(needs)) if isinstance(needs, dict) else "")
     elif what == "committed":
         _commit(life, event)
     elif what == "failed":
@@ -297,6 +299,7 @@ def _end(lives: list[Life], now: float) -> None:
             freed = after.submitted if after is not None else None
             if life.closed is not None:
                 life.end = life.closed
+                life.why = life.why or ("vacated" if after is None else "requeued")
             elif freed is not None and freed > life.start:
                 life.end = freed  # Slurm gives a requeued job a new time of submission
             else:

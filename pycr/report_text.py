@@ -61,7 +61,7 @@ def lines(made: Report, columns: int, unicode: bool) -> list[str]:
     """Return the report as lines of no more than so many columns."""
     columns = max(columns, NARROWEST)
     signs = UNICODE if unicode else ASCII
-    head = [(str(number), str(life.job_id), life.nodes or "-")
+    head = [(str(number), str(life.job_id), printable(life.nodes) or "-")
             for number, life in enumerate(made.lives, 1)]  # fmt: skip
     tail = [(duration(_lasted(life)), state(life)) for life in made.lives]
     first = _aligned(head)
