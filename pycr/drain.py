@@ -94,18 +94,21 @@ def plan(nodelist: str, vacate_steps: bool) -> tuple[list[Work], int]:
     text = commands.run("squeue", "-h", "-w", nodelist, "-t", STATES, "-o", "%A")
     found, others = [], 0
     for job_id in sorted({int(word) for word in text.split() if word.isdigit()}):
-        with suppress(PycrError):  # ended since
+        with suppress(NoSuchJob):  # ended since
             job = commands.job(job_id)
             if os.geteuid() not in (0, job.uid):
                 others += 1
             elif job.running or job.state == "CONFIGURING":
-                found.append(_plan(job, vacate_steps))
+                found.append(plan_one(job, vacate_steps))
     return found, others
 
 
-def _plan(job: Job, vacate_steps: bool) -> Work:
+def plan_one(job: Job, vacate_steps: bool) -> Work:
+    """Return what there is to do for a job, by what Slurm says of it."""
     if job.state != "RUNNING":
         return Work(job, "", LEFT, f"it is {job.state.lower()}")
+    if "HetJobId" in job.fields:
+        return Work(job, "", LEFT, "heterogeneous jobs cannot be checkpointed yet")
     if not job.is_batch and vacate_steps:
         try:
             batch.refuse_shell(job)

@@ -139,16 +139,16 @@ def _known(job_id: int, job: Job | None, rows: list[accounting.Row]) -> list[Kno
         accounting.seconds(fields.get(name)) for name in ("SubmitTime", "StartTime", "EndTime")
     )
     waits = job.state in WAITING
+    start = None if waits else start  # a guess
     if not waits and start is None:
         return found
     # While it runs, EndTime is when its time limit is over.
-    ended = None if job.running else end
+    ended = None if job.running and job.state != "COMPLETING" else end
     nodes = fields.get("NodeList", "").replace("(null)", "")
     last = Known(job_id, submitted, start, ended, job.state, nodes, waits)
-    found = [
-        each
-        for each in found
-        if not (each.waits if waits else each.start is not None and start is not None
-                and abs(each.start - start) <= report.SAME)
-    ]  # fmt: skip
+    found = [each for each in found if not each.waits and not _is_same(each.start, start)]
     return [*found, last]
+
+
+def _is_same(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) <= report.SAME

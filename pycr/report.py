@@ -76,8 +76,8 @@ class Segment(NamedTuple):
 class Life:
     """One life of a job. end: now, where it runs. end_known: whether anybody said so.
 
-    source: the path it went on from; FRESH; None where nobody says. assumed: whether `source` was
-    then taken to be the newest checkpoint.
+    source: the path it went on from; FRESH; None where nobody says. assumed: whether it was then
+    taken to have begun at the beginning.
     """
 
     job_id: int
@@ -228,9 +228,11 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
     begins = what in _SOURCE and life is not None and life.closed is not None
     if life is None or begins:
         # A step that goes on in the allocation in which it was vacated; or nobody knows its start.
-        since = _number(event.get("since")) or when
-        seconds = (_number(event.get("seconds")) or 0.0) if what == "committed" else 0.0
-        start = since if begins and life and life.start < since <= when else when - seconds
+        start, since = when, _number(event.get("since"))
+        if what == "committed":
+            start -= _number(event.get("seconds")) or 0.0
+        elif what in _SOURCE and since and (life.start if life else 0.0) < since <= when:
+            start = since
         made = _at(lives, job_id, start)
         if life is not None and made is not life:
             made.end, made.running, made.nodes = life.end, life.running, life.nodes
@@ -356,9 +358,9 @@ def _moment(life: Life, earlier: Sequence[Life]) -> float | None:
     """Return from which moment a life went on: -inf for the beginning; None where not known."""
     made = [each for before in earlier for each in before.checkpoints]
     if life.source is None:
-        # Nobody has said. One that was vacated goes on from that; of others it is assumed.
+        # What restores says so in the journal; only `pycr requeue` and `restart` need not.
         life.assumed = not (made and made[-1].vacate)
-        return made[-1].moment if made else -math.inf
+        return -math.inf if life.assumed else made[-1].moment
     if life.source == FRESH:
         return -math.inf
     name = PurePath(life.source).parts[-2:]

@@ -134,10 +134,7 @@ def remarks(lives: Sequence[Life]) -> list[str]:
         if not life.end_known:
             out.append(f"life {number}: nobody says when it ended: taken for its last sign of life")
         if life.assumed:
-            what = "the newest checkpoint" if any(
-                each.checkpoints for each in lives[: number - 1]
-            ) else "the beginning"  # fmt: skip
-            out.append(f"life {number}: nobody says what it went on from: taken for {what}")
+            out.append(f"life {number}: nothing says what it went on from: taken for a new start")
         out += [f"life {number}: {text}" for text in life.notes]
         out += [f"life {number}: a checkpoint failed: {text}" for text in life.failures[-1:]]
     return out[-MOST_REMARKS:]

