@@ -255,12 +255,13 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
         life.why = str(event.get("why") or life.why)
     else:
         path = event.get(_SOURCE[what])
-        if isinstance(path, str) and (path or life.source is None):
-            life.source = path
+        if isinstance(path, str) and not life.source:
+            life.source = path  # the first: later steps have checkpoints of their own
         elif what == "life" and life.source is None:
             life.source = FRESH
-        if what == "restored":
-            life.restored = when
+        # A step's is told when that is known for sure, which may be at its end.
+        if what == "restored" and str(event.get("step")).endswith(".batch"):
+            life.restored = life.restored or when
         if isinstance(event.get("nodes"), str):
             life.nodes = life.nodes or event["nodes"]
 
