@@ -151,7 +151,8 @@ class Journal:
         """Open the directory of journals. Raises OSError, AccessDenied."""
         path = self.place / DIRECTORY
         if make:
-            path.mkdir(0o700, parents=True, exist_ok=True)
+            self.place.mkdir(0o700, parents=True, exist_ok=True)
+            path.mkdir(0o700, exist_ok=True)
         descriptor = os.open(path, DIR_FLAGS)
         try:
             self._check(descriptor)
