@@ -27,7 +27,8 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.protocol import is_helper
 from pycr.record import Record
 from pycr.requeue import write_requeue
-from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
+from pycr.slurm import Geometry, Job, Layout, Step, batch_step, job_geometry
+from pycr.slurm.api import slurm
 from pycr.step import Checkpoint, Options, Progress
 
 NOTICE = 0.5  # seconds that Slurm may take to notice that a step has ended
@@ -113,7 +114,7 @@ class Script(Checkpoint):
         """Tell whether a step has ended since the script was asked; Slurm may take a moment."""
         names = set(self.step_names()) if "asked" in self.helpers.seen else set()
         give_up = time.monotonic() + (0 if at_once else NOTICE)
-        while not names - {each.name for each in commands.steps(self.job)}:
+        while not names - {each.name for each in slurm().steps(self.job)}:
             if time.monotonic() >= give_up:
                 return False
             time.sleep(AGAIN)
@@ -129,7 +130,7 @@ class Script(Checkpoint):
             return
         found: list[Step] = []
         with suppress(SlurmError):  # a warning that cannot be is no reason to fail
-            found = commands.steps(self.job)
+            found = slurm().steps(self.job)
         for other in found:
             name = other.fields.get("Name", "")
             if other.name not in self.step_names() and not is_helper(name):
@@ -174,7 +175,7 @@ class Script(Checkpoint):
         except PycrError as error:
             self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
         try:
-            (commands.requeue if self.requeue else commands.cancel)(self.job.job_id)
+            (slurm().requeue if self.requeue else slurm().cancel)(self.job.job_id)
         finally:
             self.helpers.tell(do="release")
         with suppress(PycrError):
@@ -186,7 +187,7 @@ class Script(Checkpoint):
         began = time.monotonic()
         delay = 0.05
         while True:
-            state = commands.job(self.job.job_id).state
+            state = slurm().job(self.job.job_id).state
             waited = time.monotonic() - began
             if state not in ("RUNNING", "COMPLETING"):
                 return
@@ -293,7 +294,7 @@ def running(script: Script, names: list[str]) -> list[Step]:
     """Return the named steps. Raises AlreadyDone where one has just ended."""
     if not names:
         return []
-    found = {each.name: each for each in commands.steps(script.job)}
+    found = {each.name: each for each in slurm().steps(script.job)}
     for name in names:
         if name not in found:
             raise AlreadyDone(f"step {name}: it has just ended")

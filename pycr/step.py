@@ -23,7 +23,8 @@ from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
 from pycr.record import Record
-from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
+from pycr.slurm import Geometry, Job, Layout, Step, geometry
+from pycr.slurm.api import slurm
 from pycr.writer import Part, Writer
 
 MAX_WAIT = 60
@@ -81,7 +82,7 @@ class Checkpoint:
         )
 
     def _layout(self) -> Layout:
-        return commands.layout(self.step.job_id, self.step.step_id)
+        return slurm().layout(self.step.job_id, self.step.step_id)
 
     def _just_started(self) -> float:
         """Return the seconds to wait for tasks that may be about to start."""
@@ -371,7 +372,7 @@ def end_step(job: Job, step: Step) -> None:
     give_up = time.monotonic() + END_WAIT
     asked = False
     delay = 0.02
-    while any(each.step_id == step.step_id for each in commands.steps(job)):
+    while any(each.step_id == step.step_id for each in slurm().steps(job)):
         if time.monotonic() > give_up:
             raise TimedOut(
                 f"step {step.name}: checkpointed, but it has not ended after {END_WAIT} s:"
@@ -380,6 +381,6 @@ def end_step(job: Job, step: Step) -> None:
         if not asked and time.monotonic() > give_up - END_WAIT + 5:
             asked = True
             with suppress(SlurmError):
-                commands.kill_step(step.job_id, step.step_id)
+                slurm().kill_step(step.job_id, step.step_id)
         time.sleep(delay)
         delay = min(delay * 2, 1.0)

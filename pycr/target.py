@@ -7,7 +7,8 @@ import os
 
 from pycr import protocol
 from pycr.errors import AccessDenied, AlreadyDone, JobPending, NotSupported, SlurmError
-from pycr.slurm import Job, Step, commands
+from pycr.slurm import Job, Step
+from pycr.slurm.api import slurm
 
 
 def find_job(job_id: int, name: str) -> Job:
@@ -15,7 +16,7 @@ def find_job(job_id: int, name: str) -> Job:
 
     Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, SlurmError.
     """
-    job = commands.job(job_id)
+    job = slurm().job(job_id)
     if job.uid != os.getuid():
         raise AccessDenied(f"{name}: it is {job.user}'s, not yours")
     if job.pending:
@@ -35,7 +36,7 @@ def find(job: Job, step_id: int | None) -> list[Step]:
     if "HetJobId" in job.fields:
         name = f"step {job.job_id}.{step_id}" if step_id is not None else f"job {job.job_id}"
         raise NotSupported(f"{name}: steps of heterogeneous jobs cannot be checkpointed yet")
-    running = commands.steps(job)
+    running = slurm().steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]
         if not running:

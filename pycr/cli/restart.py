@@ -18,6 +18,7 @@ from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
 from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
+from pycr.slurm.api import slurm
 
 # Seconds that Slurm may take to end a step that was killed, and a job.
 ENDING, COMPLETING = 3.0, 60.0
@@ -177,11 +178,11 @@ def refuse_running(manifest: Manifest) -> None:
 def running(manifest: Manifest, name: str) -> str:
     """Return the state of the job whose step still runs, "" where it does not."""
     try:
-        job = commands.job(manifest.job_id)
+        job = slurm().job(manifest.job_id)
     except NoSuchJob:
         return ""
     mine = job.running and job.uid == manifest.uid
-    return job.state if mine and any(each.name == name for each in commands.steps(job)) else ""
+    return job.state if mine and any(each.name == name for each in slurm().steps(job)) else ""
 
 
 def srun(
