@@ -74,7 +74,7 @@ class Slurm(Protocol):
         """Put a running job back into the queue, under the same id."""
 
     def signal(self, job_id: int, step_id: int, number: int) -> None:
-        """Send a signal to a step's tasks. It is an error where there is no such step."""
+        """Send a signal to a step's tasks. Raises AlreadyDone."""
 
     def kill_step(self, job_id: int, step_id: int) -> None:
         """End a step at once."""

@@ -127,13 +127,15 @@ def steps(job: Job) -> list[Step]:
         if re.search(r"Invalid job id|not found|No steps", str(error)):
             return []
         raise
-    found = []
+    found: list[Step] = []
     for line in text.splitlines():
         values = fields(line)
         match = re.fullmatch(r"([\d_]+)(\+\d+)?\.(\d+)(\+\d+)?", values.get("StepId", ""))
         if match is None or match.group(1) not in (str(job_id), array):
             continue
-        if match.group(2) or match.group(4):
+        # Slurm 26.05 names the parts of a heterogeneous step alike.
+        twice = any(each.step_id == int(match.group(3)) for each in found)
+        if match.group(2) or match.group(4) or twice:
             raise NotSupported(
                 f"step {values['StepId']}: steps of heterogeneous jobs cannot be checkpointed yet"
             )
@@ -275,7 +277,9 @@ def submit(
 
 
 def signal(job_id: int, step_id: int, number: int) -> None:
-    """Send a signal to a step's tasks. Raises SlurmError."""
+    """Send a signal to a step's tasks. Raises AlreadyDone, SlurmError."""
+    if not is_running(job_id, step_id):  # scancel says nothing of it
+        raise AlreadyDone(f"step {job_id}.{step_id}: no such step is running")
     run("scancel", f"--signal={number}", f"{job_id}.{step_id}")
 
 

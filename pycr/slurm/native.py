@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Callable, TypeVar, cast
 
-from pycr.errors import NoSuchJob, PycrError, SlurmError
+from pycr.errors import AlreadyDone, NoSuchJob, PycrError, SlurmError
 from pycr.slurm import BATCH, Job, Layout, Step, commands
 
 TRIAL = 5  # seconds for libslurm to read its configuration
@@ -64,43 +64,27 @@ def load(matching: bool = True) -> str:
             del os.environ[NO_AUTO_INIT]
         else:
             os.environ[NO_AUTO_INIT] = before
-    if matching:
-        _compare(module)
-    _try(module.slurm_init)
+    built, here = _dotted(*module.slurm_api_version()), _try(module.slurm_init)
+    if matching and built != here:
+        raise Unusable(
+            f"PySlurm {module.__version__} was built for Slurm {built}, and libslurm here is"
+            f" {here or 'of none that it tells'}: build it again"
+        )
     module.slurm_init()
     _pyslurm = module
     return str(module.__version__)
 
 
-def _compare(module: Any) -> None:
-    """Refuse a PySlurm that was compiled with the headers of another Slurm. Raises Unusable.
-
-    Its extensions need libslurmfull.so, whose name has no version and whose structures change with
-    any release. The headers' version is in the extensions, and the library says its own.
-    """
-    import ctypes
-
-    built = tuple(module.slurm_api_version())
-    try:
-        number = ctypes.CDLL(None).slurm_api_version()
-    except AttributeError as error:
-        raise Unusable("PySlurm has not loaded libslurm where it can be seen") from error
-    here = (number >> 16 & 0xFF, number >> 8 & 0xFF, number & 0xFF)
-    if built != here:
-        raise Unusable(
-            f"PySlurm {module.__version__} was built for Slurm {_dotted(built)}, and libslurm here"
-            f" is {_dotted(here)}: build it again"
-        )
+def _dotted(major: int, minor: int, micro: int) -> str:
+    return f"{major}.{minor:02}.{micro}"
 
 
-def _dotted(version: tuple[int, ...]) -> str:
-    return f"{version[0]}.{version[1]:02}.{version[2]}"
-
-
-def _try(start: Callable[[], None]) -> None:
-    """Try in a child whether libslurm can start. Raises Unusable.
+def _try(start: Callable[[], None]) -> str:
+    """Try in a child whether libslurm can start; return its version. Raises Unusable.
 
     With no slurm.conf it waits for a minute and exits; with one that it cannot read it exits.
+    The version is that of the libslurmfull.so that PySlurm's extensions have loaded: its name has
+    none, and its structures change with any release. PySlurm knows that of its headers.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -110,18 +94,24 @@ def _try(start: Callable[[], None]) -> None:
             signals.alarm(TRIAL)
             os.dup2(writer, 1)
             os.dup2(writer, 2)
+            import ctypes
+
+            library = ctypes.CDLL(None)
+            library.print_slurm_version()
+            library.fflush(None)
             start()
             os._exit(0)
         finally:
             os._exit(1)
     os.close(writer)
     with os.fdopen(reader, errors="replace") as pipe:
-        said = [line.strip() for line in pipe if line.strip()]
+        version, *said = [line.strip() for line in pipe if line.strip()] or [""]
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signals.SIGALRM:
         said.append(f"not within {TRIAL} s")
     if status:
         raise Unusable(f"libslurm does not start: {': '.join(said[:1] + said[1:][-1:])}")
+    return version.split()[-1] if version else ""
 
 
 def _or_command(function: Function) -> Function:
@@ -222,8 +212,10 @@ def steps(job: Job) -> list[Step]:
     found = _pyslurm.JobSteps.load(job.job_id)
     made = []
     for step_id in sorted(each for each in found if isinstance(each, int)):
-        # Of a heterogeneous step's parts found has one only; load() takes none of several.
-        one = _pyslurm.JobStep.load(job.job_id, step_id)
+        one = found[step_id]
+        # Of a heterogeneous step's parts this is but one, and nothing else of it says so.
+        if ":" in (one.command or ":").split():
+            raise Unanswered(f"step {step_id} may have parts")
         nodes = ",".join(one.allocated_nodes)
         values = {
             "StepId": f"{job.job_id}.{step_id}",
@@ -298,7 +290,7 @@ def nodes(partition: str) -> dict[str, dict[str, str]]:
 
 def version() -> str:
     """Return Slurm's version, for example "24.11.5"."""
-    return _dotted(tuple(_pyslurm.slurm_api_version()))
+    return _dotted(*_pyslurm.slurm_api_version())
 
 
 def _expand(nodelist: str) -> list[str]:
@@ -360,10 +352,12 @@ def requeue(job_id: int) -> None:
 
 
 def signal(job_id: int, step_id: int, number: int) -> None:
-    """Send a signal to a step's tasks. Raises SlurmError.
+    """Send a signal to a step's tasks. Raises AlreadyDone, SlurmError.
 
     JobStep(job_id, step_id).send_signal() would do nothing and say nothing: it must be loaded.
     """
+    if not is_running(job_id, step_id):
+        raise AlreadyDone(f"step {job_id}.{step_id}: no such step is running")
     try:
         _pyslurm.JobStep.load(job_id, step_id).send_signal(number)
     except _pyslurm.RPCError as error:
