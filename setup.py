@@ -218,6 +218,8 @@ setup(
     description="Checkpoint/restart of Slurm job steps and batch jobs with CRIU",
     license="GPL-2.0-or-later",
     python_requires=">=3.9",
+    # Never required: it is of one Slurm release each, and Slurm's commands do (docs/install.md).
+    extras_require={"pyslurm": ["pyslurm"]},
     packages=find_packages(include=["pycr", "pycr.*"]),
     package_data={"pycr": ["py.typed"]},
     entry_points={"console_scripts": ["pycr = pycr.cli:main"]},

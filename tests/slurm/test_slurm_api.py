@@ -134,6 +134,9 @@ def test_both_answer_alike(alice: Login, jobs: dict[str, int]) -> None:
             assert one[name] == other[name], name
         assert [one["fields"][name] for name in PLAIN] == [other["fields"][name] for name in PLAIN]
         assert one["version"] == other["version"]
+        # The layout is the command's: PySlurm's own is not there to be asked.
+        fatal = f"import pyslurm; pyslurm.Job.load({job}).get_resource_layout_per_node()"
+        assert alice.run(PYTHON, "-c", fatal).returncode in (-11, 139)
         # What PySlurm does not tell from no step at all, and a list that is none.
         assert {text.split(":")[0] for text in other["given_up"]} == {"is_running", "expand"}
 
@@ -178,18 +181,23 @@ def test_array_tasks_and_heterogeneous_steps_are_told_apart(alice: Login) -> Non
     (alice.place / "array").write_text(script)
     first = alice.run("sbatch", "--parsable", "--array=1-2", "-N2", "-n2", "array").stdout.strip()
     until("both tasks", lambda: alice.sh("squeue -hs -o %i | grep '[.]0'").stdout.count("\n") >= 4)
+    shapes = []
     for way in BOTH:
         said = asked(
             alice,
             way,
             f"""
-job = ask.job({first})
+job, other = ask.job({first}), ask.job({first} + 1)
 say["job"] = [job.job_id, job.fields["ArrayJobId"], job.fields["ArrayTaskId"]]
+say["other"] = [other.fields["ArrayJobId"], other.fields["ArrayTaskId"], job_geometry(other)]
 say["steps"] = failure(ask.steps, job)
 """,
         )
         assert said["job"] == [int(first), first, "2"]
         assert said["steps"][0] == "NotSupported", said
+        assert said["other"][:2] == [first, "1"]
+        shapes.append(said["other"][2])
+    assert all(shape == shapes[0] and "UNLIMITED" in shape for shape in shapes)
 
 
 UNREADABLE = """
