@@ -144,6 +144,8 @@ def job(job_id: int) -> Job:
     if found.id != job_id:
         # An array's first id shows all its tasks, and load() takes whichever comes first.
         raise Unanswered("one task of several of an array")
+    if found.time_limit is None and found.state == "PENDING":
+        raise Unanswered("no limit, or the partition's: PySlurm has one word for both")
     if found.gres_per_node:
         raise Unanswered("a job with generic resources, whose spelling is scontrol's")
     user = found.user_name
@@ -197,10 +199,10 @@ def _size(mebibytes: int | None) -> str:
     return f"{mebibytes}{UNITS[unit]}"
 
 
-def _minutes(limit: int | str | None) -> str:
+def _minutes(limit: int | None) -> str:
     """Spell a time limit as scontrol does: 1-02:30:00, UNLIMITED."""
-    if limit is None or isinstance(limit, str):
-        return limit or ""
+    if limit is None:
+        return "UNLIMITED"
     days, minutes = divmod(limit, 24 * 60)
     text = f"{minutes // 60:02}:{minutes % 60:02}:00"
     return f"{days}-{text}" if days else text
