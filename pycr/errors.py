@@ -16,6 +16,7 @@
      |- Busy                  13   EALREADY
      |   `- Later                  not now: asked again until --max-wait
      |- SlurmError            14
+     |   `- Suspended               ESLURM_DISABLED
      |- NoSuchUser            15   ESLURM_USER_ID_MISSING
      |- Disabled              16   ESLURM_DISABLED
      |- Remaining             17
@@ -124,6 +125,12 @@ class SlurmError(PycrError):
     """A Slurm command failed for a reason of its own."""
 
     exit_status = 14
+
+
+class Suspended(SlurmError):
+    """The job is suspended: nothing of it can run, no helper either."""
+
+    eslurm = 2037
 
 
 class NoSuchUser(PycrError):

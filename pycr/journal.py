@@ -179,6 +179,8 @@ def _parse(data: bytes) -> Iterator[Event]:
             isinstance(value, dict)
             and isinstance(value.get("event"), str)
             and type(value.get("time")) in (int, float)
+            and 0 <= value["time"] < 1 << 40  # and so no NaN
+            and isinstance(value.get("steps", []), list)
         ):
             yield value
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pycr import config, image, journal
 from pycr.errors import Busy, Disabled, NoSuchUser, PycrError
-from pycr.journal import Journal
+from pycr.journal import Event, Journal
 from pycr.slurm import BATCH, Job, Step
 
 if TYPE_CHECKING:
@@ -43,6 +43,19 @@ def since(job: Job, step: Step | None = None) -> str:
     return fields.get("StartTime", "")
 
 
+def refuse_disabled(events: Sequence[Event], job: Job, steps: Iterable[Step]) -> None:
+    """Refuse steps of a job that its journal says are disabled. Raises Disabled."""
+    if not events:
+        return
+    for step in steps:
+        found = journal.state(events, step.name, since(job, step), since(job))
+        if found.disabled or found.job_disabled:
+            name = step.name if found.disabled else str(job.job_id)
+            times = max(found.disabled, found.job_disabled)
+            more = f", {times} times" if times > 1 else ""
+            raise Disabled(f"{step.title}: checkpoints are disabled{more}: pycr enable {name}")
+
+
 class Record:
     """What is written of one command's checkpoints."""
 
@@ -58,15 +71,7 @@ class Record:
         Raises Disabled, DirectoryError, AccessDenied.
         """
         events = self.journal.events() if self.journal is not None else []
-        if not events:
-            return
-        for step in steps:
-            found = journal.state(events, step.name, since(self.job, step), since(self.job))
-            if found.disabled or found.job_disabled:
-                name = step.name if found.disabled else str(self.job.job_id)
-                times = max(found.disabled, found.job_disabled)
-                more = f", {times} times" if times > 1 else ""
-                raise Disabled(f"{step.title}: checkpoints are disabled{more}: pycr enable {name}")
+        refuse_disabled(events, self.job, steps)
 
     def began(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Note that they are under way. The last is the one that has the generation."""

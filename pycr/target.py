@@ -6,23 +6,25 @@ from __future__ import annotations
 import os
 
 from pycr import protocol
-from pycr.errors import AccessDenied, AlreadyDone, JobPending, NotSupported, SlurmError
+from pycr.errors import AccessDenied, AlreadyDone, JobPending, NotSupported, Suspended
 from pycr.slurm import Job, Step
 from pycr.slurm.api import slurm
 
 
-def find_job(job_id: int, name: str) -> Job:
+def find_job(job_id: int, name: str, root: bool = False, suspended: bool = False) -> Job:
     """Return a job that can be checkpointed as far as Slurm can say. name: what to call it.
 
-    Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, SlurmError.
+    root: who may have it though it is a user's. suspended: whether it may be.
+
+    Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, Suspended, SlurmError.
     """
     job = slurm().job(job_id)
-    if job.uid != os.getuid():
+    if job.uid != os.getuid() and not (root and os.getuid() == 0):
         raise AccessDenied(f"{name}: it is {job.user}'s, not yours")
     if job.pending:
         raise JobPending(f"{name}: the job has not started")
-    if job.state == "SUSPENDED":
-        raise SlurmError(f"{name}: the job is suspended: resume it first")
+    if job.state == "SUSPENDED" and not suspended:
+        raise Suspended(f"{name}: the job is suspended: resume it first")
     if not job.running:
         raise AlreadyDone(f"{name}: the job has ended ({job.state})")
     return job

@@ -21,11 +21,19 @@ from pycr.manifest import Manifest
 from pycr.slurm import BATCH
 from pycr.space import size as size
 
+NO_VAL = 0xFFFFFFFE  # every step of a job
+
 # verb -> (module, one line for --help)
 VERBS = {
     "create": ("checkpoint", "checkpoint a batch job or a step, which goes on running"),
     "vacate": ("checkpoint", "checkpoint a batch job or a step, then end it"),
     "requeue": ("checkpoint", "checkpoint a batch job, and put it back into the queue"),
+    "able": ("able", "tell whether a job or a step can be checkpointed now"),
+    "disable": ("enable", "have checkpoints of a job or a step refused"),
+    "enable": ("enable", "have them made again"),
+    "error": ("error", "tell what went wrong with the last checkpoint"),
+    "tasks": ("tasks", "checkpoint the tasks of a step, at a given time"),
+    "complete": ("complete", "note what came of a checkpoint"),
     "restart": ("restart", "start a job or a step that goes on from a checkpoint"),
     "ls": ("ls", "list checkpoints"),
     "show": ("show", "tell everything about one checkpoint"),
@@ -37,9 +45,17 @@ VERBS = {
 }
 
 
+def by_name(text: str) -> str:
+    """Return JOB or JOB.batch where a program wrote Slurm's numbers for these, else the text."""
+    for number, name in ((NO_VAL, ""), (BATCH, ".batch")):
+        if re.fullmatch(rf"[0-9]+\.{number}", text):
+            return text.split(".")[0] + name
+    return text
+
+
 def step_id(text: str) -> tuple[int, int | None]:
     """Parse JOB, JOB.STEP or JOB.batch. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", text)
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", by_name(text))
     if match is None:
         raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
     job, step = match.groups()

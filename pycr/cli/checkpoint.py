@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from pycr import batch, image, step, target
+from pycr import control, image, step
 from pycr.cli import count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
+from pycr.cli.words import parse, seconds
 from pycr.errors import UsageError
 from pycr.slurm import BATCH
-
-
-def seconds(text: str) -> int:
-    """Parse --max-wait."""
-    if not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return int(text)
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -42,7 +35,7 @@ def run(verb: str, argv: list[str]) -> int:
             help="let each task go on as soon as it is dumped: shorter stops, no common moment",
         )
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv, ("image_dir", "max_wait"))
     job_id, wanted = step_id(arguments.step)
     requeue = verb == "requeue"
     if requeue and wanted not in (None, BATCH):
@@ -53,17 +46,9 @@ def run(verb: str, argv: list[str]) -> int:
         max_wait=arguments.max_wait,
         independent=verb == "create" and arguments.independent,
     )
-    name = f"job {job_id}" if wanted in (None, BATCH) else f"step {arguments.step}"
-    job = target.find_job(job_id, name)
     line = Line()
     try:
-        if requeue or wanted == BATCH or (wanted is None and job.is_batch):
-            made = batch.checkpoint(job, options, requeue, line, warn)
-        else:
-            if wanted is None:
-                batch.refuse_shell(job)
-            steps = target.find(job, wanted)
-            made = step.checkpoint(job, steps, options, line, warn)
+        made = control.create(job_id, wanted, options, requeue, line, warn)
     finally:
         line.close()
     report(made, arguments.json)
