@@ -7,8 +7,6 @@ import json
 import time
 from typing import Any
 
-import pytest
-
 from tests.login import Login, until
 from tests.slurm.test_callbacks import PACKAGE
 from tests.slurm.test_failures import assert_fails
@@ -244,8 +242,3 @@ said.append(c.restart({job}, c.SLURM_BATCH_SCRIPT, stick=1, image_dir="."))
     assert_fails(alice.pycr("restart", job, "MaxWait=3"), 2, "'MaxWait=3': it is not ImageDir=DIR")
     (alice.place / "go").touch()
     until("it to go on to its end", lambda: alice.read("over") == "over\n")
-
-
-@pytest.mark.parametrize("word", ["MaxWait=", "MaxWait=0", "maxwait=ten", "ImageDir=", "Stick"])
-def test_wrong_words(alice: Login, word: str) -> None:
-    assert_fails(alice.pycr("create", "1", "ImageDir=.", word), 2, repr(word))
