@@ -11,16 +11,11 @@ SLURM_BATCH_SCRIPT the script with the steps that it waits for. max_wait is in s
 seconds since the epoch; 0 and None mean the default. What fails raises one of
 
     SlurmError
-     |- Unspecified          -1  SLURM_ERROR: what pycr alone knows: its text says what
-     |- AlreadyInProgress   114  EALREADY
-     |- AccessDenied       2002  ESLURM_ACCESS_DENIED
-     |- UserIdMissing      2010  ESLURM_USER_ID_MISSING
-     |- InvalidJobId       2017  ESLURM_INVALID_JOB_ID
      |- AlreadyDone        2021  ESLURM_ALREADY_DONE
-     |- JobPending         2024  ESLURM_JOB_PENDING
-     |- BadTaskCount       2025  ESLURM_BAD_TASK_COUNT
-     |- NotSupported       2036  ESLURM_NOT_SUPPORTED
-     `- Disabled           2037  ESLURM_DISABLED
+     |- Disabled           2037  ESLURM_DISABLED
+     `- ...                      the rest: eslurm.py
+
+with errno and strerror, those of the C library (slurm_checkpoint(3)).
 
 The state (able, disable, enable, error, complete) is read and written here. What makes a
 checkpoint or uses one is a `pycr` of its own, beside the caller's threads and signal handlers: it
@@ -34,107 +29,92 @@ from __future__ import annotations
 import os
 import sys
 
+from pycr.eslurm import (
+    EALREADY,
+    EINVAL,
+    ENOENT,
+    ESLURM_ACCESS_DENIED,
+    ESLURM_ALREADY_DONE,
+    ESLURM_BAD_TASK_COUNT,
+    ESLURM_DISABLED,
+    ESLURM_INVALID_JOB_ID,
+    ESLURM_JOB_PENDING,
+    ESLURM_NOT_SUPPORTED,
+    ESLURM_USER_ID_MISSING,
+    ESLURM_WRITING_TO_FILE,
+    ETIMEDOUT,
+    SLURM_ERROR,
+    AccessDenied,
+    AlreadyDone,
+    AlreadyInProgress,
+    BadTaskCount,
+    Disabled,
+    InvalidArgument,
+    InvalidJobId,
+    JobPending,
+    NoCheckpoint,
+    NotSupported,
+    SlurmError,
+    TimedOut,
+    Unspecified,
+    UserIdMissing,
+    WritingToFile,
+    fail,
+    told,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-    from typing import TypeVar
 
-    Result = TypeVar("Result")
+__all__ = [
+    "EALREADY",
+    "EINVAL",
+    "ENOENT",
+    "ESLURM_ACCESS_DENIED",
+    "ESLURM_ALREADY_DONE",
+    "ESLURM_BAD_TASK_COUNT",
+    "ESLURM_DISABLED",
+    "ESLURM_INVALID_JOB_ID",
+    "ESLURM_JOB_PENDING",
+    "ESLURM_NOT_SUPPORTED",
+    "ESLURM_USER_ID_MISSING",
+    "ESLURM_WRITING_TO_FILE",
+    "ETIMEDOUT",
+    "NO_VAL",
+    "SLURM_BATCH_SCRIPT",
+    "SLURM_ERROR",
+    "AccessDenied",
+    "AlreadyDone",
+    "AlreadyInProgress",
+    "BadTaskCount",
+    "CheckpointWarning",
+    "Disabled",
+    "InvalidArgument",
+    "InvalidJobId",
+    "JobPending",
+    "NoCheckpoint",
+    "NotSupported",
+    "SlurmError",
+    "TimedOut",
+    "Unspecified",
+    "UserIdMissing",
+    "WritingToFile",
+    "able",
+    "complete",
+    "create",
+    "disable",
+    "enable",
+    "error",
+    "requeue",
+    "restart",
+    "tasks",
+    "vacate",
+]
 
 NO_VAL = 0xFFFFFFFE
 SLURM_BATCH_SCRIPT = 0xFFFFFFFB
-SLURM_ERROR = -1
-EALREADY = 114
-EINVAL = 22
-ESLURM_ACCESS_DENIED = 2002
-ESLURM_USER_ID_MISSING = 2010
-ESLURM_INVALID_JOB_ID = 2017
-ESLURM_ALREADY_DONE = 2021
-ESLURM_JOB_PENDING = 2024
-ESLURM_BAD_TASK_COUNT = 2025
-ESLURM_NOT_SUPPORTED = 2036
-ESLURM_DISABLED = 2037
-
 _JOBS = 10**9  # ids are below: Slurm's are below 1 << 26
-
-
-class SlurmError(Exception):
-    """What a function of slurm_checkpoint(3) failed with.
-
-    errno: Slurm's number, or the system's where Slurm has none. strerror: what slurm_strerror(3)
-    says of it. The text of the exception is pycr's: what failed, where and why.
-    """
-
-    errno = SLURM_ERROR
-    strerror = "Unspecified error"
-
-
-class Unspecified(SlurmError):
-    """A failure that Slurm has no number for."""
-
-
-class AlreadyInProgress(SlurmError):
-    """Another checkpoint of it is under way."""
-
-    errno = EALREADY
-    strerror = "Operation already in progress"
-
-
-class AccessDenied(SlurmError):
-    """The job, the step or the image is another user's."""
-
-    errno = ESLURM_ACCESS_DENIED
-    strerror = "Access/permission denied"
-
-
-class UserIdMissing(SlurmError):
-    """The caller's user id is not known on this host."""
-
-    errno = ESLURM_USER_ID_MISSING
-    strerror = "Invalid user id"
-
-
-class InvalidJobId(SlurmError):
-    """Slurm knows no such job."""
-
-    errno = ESLURM_INVALID_JOB_ID
-    strerror = "Invalid job id specified"
-
-
-class AlreadyDone(SlurmError):
-    """The job or the step has ended, or never was; or another checkpoint has begun since."""
-
-    errno = ESLURM_ALREADY_DONE
-    strerror = "Job/step already completing or completed"
-
-
-class JobPending(SlurmError):
-    """The job has not started."""
-
-    errno = ESLURM_JOB_PENDING
-    strerror = "Job is pending execution"
-
-
-class BadTaskCount(SlurmError):
-    """The step has another number of tasks than the checkpoint."""
-
-    errno = ESLURM_BAD_TASK_COUNT
-    strerror = "Task count specification invalid"
-
-
-class NotSupported(SlurmError):
-    """It cannot be done to this job, or on these nodes."""
-
-    errno = ESLURM_NOT_SUPPORTED
-    strerror = "Requested operation not supported on this system"
-
-
-class Disabled(SlurmError):
-    """Checkpoints are disabled, or the job is suspended."""
-
-    errno = ESLURM_DISABLED
-    strerror = "Requested operation is presently disabled"
 
 
 class CheckpointWarning(UserWarning):
@@ -150,7 +130,7 @@ def able(job_id: int, step_id: int) -> int:
     """
     from pycr import control
 
-    return _told(lambda: control.able(*_named(job_id, step_id)))
+    return told(lambda: control.able(*_named(job_id, step_id)))
 
 
 def complete(
@@ -171,7 +151,7 @@ def complete(
     from pycr import control
 
     named = start_time or begin_time
-    _told(
+    told(
         lambda: control.complete(
             *_named(job_id, step_id), int(named), int(error_code), error_msg or ""
         )
@@ -197,7 +177,7 @@ def disable(job_id: int, step_id: int) -> None:
     """
     from pycr import control
 
-    _told(lambda: control.switch(*_named(job_id, step_id), on=False))
+    told(lambda: control.switch(*_named(job_id, step_id), on=False))
 
 
 def enable(job_id: int, step_id: int) -> None:
@@ -207,7 +187,7 @@ def enable(job_id: int, step_id: int) -> None:
     """
     from pycr import control
 
-    _told(lambda: control.switch(*_named(job_id, step_id), on=True))
+    told(lambda: control.switch(*_named(job_id, step_id), on=True))
 
 
 def error(job_id: int, step_id: int) -> tuple[int, str]:
@@ -218,7 +198,7 @@ def error(job_id: int, step_id: int) -> tuple[int, str]:
     """
     from pycr import control
 
-    return _told(lambda: control.error(*_named(job_id, step_id)))
+    return told(lambda: control.error(*_named(job_id, step_id)))
 
 
 def requeue(
@@ -284,7 +264,7 @@ def vacate(
 
 def _named(job_id: int, step_id: int) -> tuple[int, int | None]:
     """Return a job and a step as the rest of pycr has them. Raises PycrError."""
-    from pycr.errors import AlreadyDone, NoSuchJob
+    from pycr.errors import NoSuchJob
     from pycr.slurm import BATCH, MAX_STEP
 
     if not 0 < int(job_id) < _JOBS:
@@ -292,13 +272,13 @@ def _named(job_id: int, step_id: int) -> tuple[int, int | None]:
     if step_id in (NO_VAL, SLURM_BATCH_SCRIPT):
         return int(job_id), None if step_id == NO_VAL else BATCH
     if not 0 <= int(step_id) <= MAX_STEP:
-        raise AlreadyDone(f"step {job_id}.{step_id}: no such step is running")
+        raise NoSuchJob(f"step {job_id}.{step_id}: Slurm knows no such step")
     return int(job_id), int(step_id)
 
 
 def _text(job_id: int, step_id: int) -> str:
     """Return a job or step as the command line has it. Raises SlurmError."""
-    job, step = _told(lambda: _named(job_id, step_id))
+    job, step = told(lambda: _named(job_id, step_id))
     if step is None:
         return str(job)
     return f"{job}.{'batch' if step == SLURM_BATCH_SCRIPT else step}"
@@ -322,7 +302,7 @@ def _made(
     if image_dir:
         options.append(f"--image-dir={os.fspath(image_dir)}")
     # What Slurm alone refuses is refused here: it is quicker, and has the right number.
-    _told(lambda: control.refuse(*_named(job_id, step_id)))
+    told(lambda: control.refuse(*_named(job_id, step_id)))
     out = _command(verb, *options, *words, "--json", _text(job_id, step_id))
     return [Path(row["path"]) for row in json.loads(out)]
 
@@ -354,42 +334,11 @@ def _command(*words: str) -> str:
         child.communicate()
         raise
     lines = [line for line in said.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("pycr: warning: ")]
-    for line in told:
+    warned = [line for line in lines if line.startswith("pycr: warning: ")]
+    for line in warned:
         warnings.warn(line[len("pycr: warning: ") :], CheckpointWarning, stacklevel=4)
     if child.returncode:
-        rest = [line for line in lines if line not in told]
+        rest = [line for line in lines if line not in warned]
         text = rest[-1] if rest else f"pycr {words[0]}: failed silently ({child.returncode})"
-        _told(lambda: _fail(child.returncode, text.removeprefix("pycr: ")))
+        told(lambda: fail(child.returncode, text.removeprefix("pycr: ")))
     return out
-
-
-def _fail(status: int, text: str) -> None:
-    """Raise the error that an exit status of `pycr` stands for."""
-    from pycr import errors
-
-    for each in vars(errors).values():
-        if (
-            isinstance(each, type)
-            and issubclass(each, errors.PycrError)
-            and each.exit_status == status
-        ):
-            raise each(text)
-    raise errors.PycrError(text)
-
-
-def _told(call: Callable[[], Result]) -> Result:
-    """Call something of pycr's; its errors become those of this module, here and nowhere else."""
-    from pycr.errors import PycrError, UsageError
-
-    try:
-        return call()
-    except (PycrError, OSError) as failure:
-        number = failure.errno if isinstance(failure, OSError) else failure.eslurm
-        if isinstance(failure, UsageError):
-            number = EINVAL
-        kinds = {each.errno: each for each in SlurmError.__subclasses__()}
-        told = kinds.get(number or SLURM_ERROR, Unspecified)(str(failure))
-        if number and number not in kinds:
-            told.errno, told.strerror = number, os.strerror(number)
-        raise told from failure

@@ -226,7 +226,7 @@ said.append(c.restart({job}, c.SLURM_BATCH_SCRIPT, stick=1, image_dir="."))
         ("AlreadyDone", 2021, "Job/step already completing or completed"),
         ("AlreadyDone", 2021, "Job/step already completing or completed"),
         ("NotSupported", 2036, "Requested operation not supported on this system"),
-        ("Unspecified", -1, "Unspecified error"),
+        ("WritingToFile", 2019, "I/O error writing script/environment to file"),
         ("Disabled", 2037, "Requested operation is presently disabled"),
     ]
     assert [tuple(each[:3]) for each in said[1:-2]] == wanted

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from pycr import checkpoint, errors
+from pycr import checkpoint, errors, eslurm
 
 # As slurm_checkpoint(3) has them; what it returns through a pointer is returned here.
 PARAMETERS = {
@@ -59,7 +59,13 @@ def test_import_is_light() -> None:
         [sys.executable, "-S", "-c", text], cwd=root, capture_output=True, text=True, check=True
     )
     assert set(done.stdout.split()).isdisjoint(LARGE)
-    assert len([name for name in done.stdout.split() if name.startswith("pycr")]) == 2
+    assert len([name for name in done.stdout.split() if name.startswith("pycr")]) == 3
+
+
+def test_all_is_exported() -> None:
+    """What eslurm.py has for callers is in checkpoint.py too."""
+    theirs = {name for name in vars(eslurm) if name[0].isupper()} - {"TYPE_CHECKING"}
+    assert theirs | {"NO_VAL", "SLURM_BATCH_SCRIPT", *PARAMETERS} <= set(checkpoint.__all__)
 
 
 def raising(failure: BaseException) -> NoReturn:
@@ -78,8 +84,11 @@ def raising(failure: BaseException) -> NoReturn:
         (errors.Suspended("x"), checkpoint.Disabled, 2037, None),
         (errors.Later("x"), checkpoint.AlreadyInProgress, 114, os.strerror(114)),
         (errors.SlurmError("x"), checkpoint.Unspecified, -1, "Unspecified error"),
-        (errors.UsageError("x"), checkpoint.Unspecified, 22, "Invalid argument"),
-        (OSError(28, "x"), checkpoint.Unspecified, 28, os.strerror(28)),
+        (errors.UsageError("x"), checkpoint.InvalidArgument, 22, os.strerror(22)),
+        (errors.ImageError("x"), checkpoint.NoCheckpoint, 2, os.strerror(2)),
+        (errors.TimedOut("x"), checkpoint.TimedOut, 110, os.strerror(110)),
+        (errors.DirectoryError("x"), checkpoint.WritingToFile, 2019, None),
+        (OSError(28, "x"), checkpoint.WritingToFile, 2019, None),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -87,7 +96,7 @@ def test_errors(
     failure: Exception, kind: type[checkpoint.SlurmError], number: int, text: str | None
 ) -> None:
     with pytest.raises(checkpoint.SlurmError) as told:
-        checkpoint._told(lambda: raising(failure))
+        eslurm.told(lambda: raising(failure))
     assert type(told.value) is kind
     assert told.value.errno == number and told.value.strerror == (text or kind.strerror)
     assert str(told.value) == str(failure) and told.value.__cause__ is failure
@@ -97,7 +106,7 @@ def test_every_number_of_pycrs_has_its_class() -> None:
     """A number in errors.py that checkpoint.py has no class for would be lost."""
     ours = {each.eslurm for each in vars(errors).values() if hasattr(each, "eslurm")}
     theirs = {each.errno for each in checkpoint.SlurmError.__subclasses__()}
-    assert ours - {0} == theirs - {-1}
+    assert ours - {0} == theirs - {-1, 2, 22, 110, 2019}
 
 
 @pytest.mark.parametrize(
@@ -106,13 +115,13 @@ def test_every_number_of_pycrs_has_its_class() -> None:
 )
 def test_exit_statuses(status: int, kind: type[checkpoint.SlurmError]) -> None:
     with pytest.raises(kind, match=r"^why$"):
-        checkpoint._told(lambda: checkpoint._fail(status, "why"))
+        eslurm.told(lambda: eslurm.fail(status, "why"))
 
 
 @pytest.mark.parametrize("status", [1, 14, 130, -9, 99])
 def test_other_exit_statuses(status: int) -> None:
     with pytest.raises(checkpoint.Unspecified, match=r"^why$"):
-        checkpoint._told(lambda: checkpoint._fail(status, "why"))
+        eslurm.told(lambda: eslurm.fail(status, "why"))
 
 
 @pytest.mark.parametrize("job_id", [0, -1, 10**9, checkpoint.NO_VAL])
@@ -123,5 +132,5 @@ def test_no_job(job_id: int) -> None:
 
 @pytest.mark.parametrize("step_id", [-1, 0xFFFFFFF1, 0xFFFFFFFD])
 def test_no_step(step_id: int) -> None:
-    with pytest.raises(checkpoint.AlreadyDone):
+    with pytest.raises(checkpoint.InvalidJobId):
         checkpoint.disable(1, step_id)
