@@ -166,7 +166,7 @@ def fail(status: int, text: str) -> None:
 
 
 def told(call: Callable[[], Result]) -> Result:
-    """Call something of pycr's; its errors become those of this module's, here and nowhere else."""
+    """Call something of pycr's; its errors become these, here and nowhere else."""
     from pycr import errors
 
     # What Slurm has no number for, but the C library has.
@@ -182,5 +182,5 @@ def told(call: Callable[[], Result]) -> Result:
         raise WritingToFile(str(failure)) from failure  # as the command's one way out has it
     except errors.PycrError as failure:
         number = failure.eslurm or others.get(type(failure), SLURM_ERROR)
-        kind = next(each for each in SlurmError.__subclasses__() if each.errno == number)
-        raise kind(str(failure)) from failure
+        kinds = {each.errno: each for each in reversed(SlurmError.__subclasses__())}
+        raise kinds.get(number, Unspecified)(str(failure)) from failure

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import Any
 
@@ -52,18 +53,16 @@ def test_disable_and_enable_count(alice: Login, bob: Login) -> None:
     until("both steps", lambda: len(alice.steps()) == 2)
     one, two = alice.steps()
     job = one.split(".")[0]
-    for name in (job, one, two):
-        assert says(alice, "able", name) == "Yes\n"
+    assert says(alice, "able", job) == "Yes\n"
     for _ in range(2):
         assert says(alice, "disable", two) == ""
-    assert [says(alice, "able", name) for name in (one, two, job)] == ["Yes\n", "No\n", "No\n"]
-    assert json.loads(says(alice, "able", two, "--json")) == {"able": False, "began": 0}
+    assert [says(alice, "able", name) for name in (one, job)] == ["Yes\n", "No\n"]
     refused = f"step {two}: checkpoints are disabled, 2 times: pycr enable {two}"
     assert_fails(alice.pycr("create", two, "--image-dir", "."), 16, refused)
     assert_fails(alice.pycr("vacate", job, "--image-dir", "."), 16, refused)
     assert says(alice, "create", one, "MAXWAIT=50", "imagedir=.").startswith(alice.dir)
     says(alice, "enable", two)
-    assert says(alice, "able", two) == "No\n"
+    assert json.loads(says(alice, "able", two, "--json")) == {"able": False, "began": 0}
     assert_fails(alice.pycr("tasks", two, "ImageDir=."), 16, f"disabled: pycr enable {two}")
     for _ in range(2):  # once too often: it does not count
         says(alice, "enable", two)
@@ -90,7 +89,7 @@ said.append(c.able({job}, c.NO_VAL))
     assert said[3] == ["Disabled", f"step {one}: checkpoints are disabled: pycr enable {job}"]
     assert said[4] == 0
     assert [path.name for path in alice.place.glob(f"{job}.*/0*")] == ["0001"]
-    for verb in ("able", "disable", "enable", "error", "tasks", "complete"):
+    for verb in ("able", "enable", "error", "complete"):
         done = bob.pycr(verb, one)
         assert_fails(done, 4, f"step {one}: it is alice's, not yours")
     root = root_beside(alice)
@@ -104,13 +103,13 @@ said.append(c.able({job}, c.NO_VAL))
     run(["scontrol", "resume", job], check=True)
     assert says(alice, "able", one) == "No\n"
     alice.cancel_all()
-    for verb in ("able", "disable", "complete"):
+    for verb in ("able", "disable"):
         assert_fails(alice.pycr(verb, one), 5, f"step {one}: the job has ended")
     assert says(alice, "error", one) == says(alice, "error", job) == "error(0): \n"
-    for verb in ("able", "enable", "error"):
+    for verb in ("able", "error"):
         assert_fails(alice.pycr(verb, NOBODY), 3, f"job {NOBODY}: Slurm knows no such job")
     late = alice.run("sbatch", "--parsable", "--begin=now+1hour", "job.sh").stdout.strip()
-    for verb in ("able", "disable", "error"):
+    for verb in ("able", "error"):
         assert_fails(alice.pycr(verb, late), 6, f"job {late}: the job has not started")
 
 
@@ -156,13 +155,20 @@ for number in (1, {began} - 1):
     assert said == [[4, "four"], *[[2021, "Job/step already completing or completed"]] * 2]
     told = {"error_code": 4, "error_msg": "four"}
     assert json.loads(says(root_beside(alice), "error", job, "--json")) == told
-    (alice.place / "go").unlink()
-    assert_fails(alice.pycr("create", step, "--image-dir", ".", "--max-wait", "2"), 12)
-    failed = says(alice, "error", step)
-    assert failed.startswith(f"error(1): step {step}: ") and len(failed.splitlines()) == 1
+    for name in ("go", "asked"):
+        (alice.place / name).unlink()
+    call = f"import pycr.checkpoint as c; c.create({job}, 0, image_dir='.')"
+    caller = alice.popen("/opt/pycr/bin/python3", "-c", call)
+    until("it to be asked", (alice.place / "asked").exists)
+    caller.send_signal(signal.SIGINT)
+    assert caller.wait(30) != 0
+    assert says(alice, "error", step) == "error(1): interrupted\n"
     (alice.place / "go").touch()
     says(alice, "create", step, "--image-dir", ".")
     assert says(alice, "error", step) == "error(0): \n"
+    alice.sh(f"ln -sf /etc/shadow ~/checkpoint/.journal/{job}")
+    assert_fails(root_beside(alice).pycr("error", step), 8, f"/checkpoint/.journal/{job}: ")
+    alice.sh(f"rm ~/checkpoint/.journal/{job}")
 
 
 def test_tasks_of_a_step(alice: Login) -> None:
