@@ -24,6 +24,9 @@ requeued job has steps by the same names again. The events are written by whoeve
     note                 text                        what a user should know: one skipped, one kept
     life                 since nodes end interval    a keeper (keeper.py) looks after the job from
                          before_end generation       now on; generation: what it goes on from
+    next                 since at                    when it makes the next one (seconds since the
+                                                     epoch), where that is not `interval` after the
+                                                     last one, or after `life`
     ended                why                         and does no more: requeued, preempted, done
 """
 

@@ -22,7 +22,7 @@ from pycr import __version__, config, protocol, space
 from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
-from pycr.record import Record
+from pycr.record import Record, since
 from pycr.slurm import Geometry, Job, Layout, Step, geometry
 from pycr.slurm.api import slurm
 from pycr.writer import Part, Writer
@@ -250,6 +250,7 @@ class Checkpoint:
             command=tasks[0].args or [tasks[0].exe],
             cwd=tasks[0].cwd,
             created=time.time(),
+            work=self._work(tasks),
             kept_running=not self.options.vacate,
             geometry=self._geometry()._asdict(),
             hosts={node: value["host"] for node, value in helpers.ready.items()},
@@ -267,6 +268,17 @@ class Checkpoint:
 
     def _geometry(self) -> Geometry:
         return geometry(self.job, self.step)
+
+    def _work(self, tasks: Sequence[TaskImage]) -> float:
+        """Return the seconds that it had run for when it stood still, since its first start.
+
+        By the wall clock, as the nodes and slurmctld have it: a suspension counts too.
+        """
+        started = since(self.job, self.step)
+        if not started.isdigit():
+            return 0.0
+        before = max((float(each.get("work", 0.0)) for each in self._facts()), default=0.0)
+        return round(before + max(0.0, min(task.began for task in tasks) - int(started)), 3)
 
     def _batch(self) -> dict[str, Any]:
         return {}
