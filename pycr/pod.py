@@ -89,7 +89,7 @@ class Pod:
         self.ctl, self.status = int(argv[10]), int(argv[11])
         self.environment = read_environment(int(argv[13]))
         self.past: Past = {}
-        self.work = 0.0
+        self.worked = 0.0  # seconds, in the jobs before
         self.private = int(argv[16])
         self.listener = socket.socket(fileno=int(argv[17]))
         self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
@@ -268,7 +268,7 @@ class Pod:
                             task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
                         past = lengthen(self.past, self.environment)
-                        more = {"image_dir": wish, "environment": past, "work": self.work}
+                        more = {"image_dir": wish, "environment": past, "work": self.worked}
                         protocol.say(stream, {**found, **more})
                     elif value["do"] == "look":
                         task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
@@ -338,7 +338,7 @@ def main() -> int:
         )
         restored = restore(pod.criu, generation, meeting, pod.job, pod.private)
         pod.root, pod.past, pod.end = restored.pid, restored.past, restored.end
-        pod.work = restored.work
+        pod.worked = restored.work
         pod.announce()
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why

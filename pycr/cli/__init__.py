@@ -37,6 +37,7 @@ VERBS = {
     "restart": ("restart", "start a job or a step that goes on from a checkpoint"),
     "ls": ("ls", "list checkpoints"),
     "show": ("show", "tell everything about one checkpoint"),
+    "status": ("status", "tell how a job's checkpoints stand, and how far a running one is"),
     "verify": ("verify", "tell whether a checkpoint is whole, and could be restarted"),
     "rm": ("rm", "remove checkpoints"),
     "report": ("report", "show where a job's time went: run, frozen, queued, lost"),
