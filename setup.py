@@ -237,6 +237,13 @@ def man_pages() -> list[tuple[str, list[str]]]:
     return list(pages.items())
 
 
+COMPLETION = {
+    "pycr": "share/bash-completion/completions",
+    "_pycr": "share/zsh/site-functions",
+    "pycr.fish": "share/fish/vendor_completions.d",
+}
+
+
 setup(
     name="pycr",
     version=version(),
@@ -244,11 +251,10 @@ setup(
     license="GPL-2.0-or-later",
     python_requires=">=3.9",
     # Never required: it is of one Slurm release each, and Slurm's commands do (docs/install.md).
-    extras_require={"pyslurm": ["pyslurm"]},
+    extras_require={"pyslurm": ["pyslurm"], "report": ["Pillow>=10.1"]},
     packages=find_packages(include=["pycr", "pycr.*"]),
     package_data={"pycr": ["py.typed"]},
     entry_points={"console_scripts": ["pycr = pycr.cli:main"]},
-    extras_require={"report": ["Pillow>=10.1"]},
     scripts=["pycr/bin/srun_cr"],
     data_files=[
         ("lib/slurm", [str(PLUGIN)]),
@@ -256,6 +262,7 @@ setup(
         ("lib/pkgconfig", ["build/pycr.pc"]),
         ("include/pycr", ["pycr/c/slurm.h", "pycr/c/slurm_errno.h"]),
         ("share/pycr", ["plugstack.conf.example"]),
+        *((place, [f"pycr/completion/{name}"]) for name, place in COMPLETION.items()),
         *man_pages(),
     ],
     distclass=Platform,

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from pycr import config, image, journal, record
 from pycr.errors import PycrError
 from pycr.journal import Event, Running
+from pycr.manifest import LONG
 from pycr.protocol import is_helper
 from pycr.slurm import BATCH, Job, Layout, Step, batch_step, commands
 
@@ -263,7 +264,7 @@ def keeping(events: Iterable[Event], step: Step, job: Job) -> Keeping:
 
 def seconds(value: object) -> float:
     """Return a time of the journal's, 0 where it is none."""
-    return float(value) if type(value) in (int, float) and 0 < value < 1e12 else 0.0  # type: ignore[operator]
+    return float(value) if isinstance(value, (int, float)) and 0 < value < LONG else 0.0
 
 
 def last(event: Event | None) -> Last | None:

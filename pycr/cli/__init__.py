@@ -13,7 +13,8 @@ import os
 import re
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from pycr import __version__
 from pycr.errors import DirectoryError, PycrError, UsageError, printable
@@ -99,10 +100,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+class VerbParser(argparse.ArgumentParser):
+    """A verb's parser, which can be asked what it takes (completion.py) in place of parsing."""
+
+    asked: Callable[[argparse.ArgumentParser], NoReturn] | None = None
+
+    def parse_known_args(self, *args: Any, **more: Any) -> Any:
+        """Parse, or answer."""
+        if VerbParser.asked is not None:
+            VerbParser.asked(self)
+        return super().parse_known_args(*args, **more)
+
+
 def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
     """Return a parser for one verb's options."""
     description = VERBS[verb][1]
-    return argparse.ArgumentParser(
+    return VerbParser(
         prog=f"pycr {verb}",
         description=description[0].upper() + description[1:] + ".",
         allow_abbrev=False,
@@ -119,6 +132,8 @@ def main() -> int:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
+        if sys.argv[1:2] == ["--complete"]:  # from a shell's completion, on every Tab
+            return int(importlib.import_module("pycr.cli.completion").run(sys.argv[2:]))
         arguments = parser().parse_args()
         debug = arguments.debug
         module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")

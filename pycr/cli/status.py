@@ -149,7 +149,8 @@ def text(status: Status, now: float) -> list[str]:
             parts.append(f"{span(status.ends - now)} left")
     if status.restarts:
         parts.append(f"started again {count(status.restarts, 'time')}")
-    parts.append(enabled(status.disabled))
+    if going_on(status) or status.disabled:
+        parts.append(enabled(status.disabled))
     title = f"Job {status.job_id} ({status.name}) of {status.user}: {', '.join(parts)}"
     lines = [printable(title)]
     seen: set[str] = set()
@@ -168,7 +169,10 @@ def of_step(each: Of, now: float, seen: set[str]) -> list[str]:
     """Return the lines of a step. seen: the running checkpoints that were shown already."""
     size_of = f", {count(each.tasks, 'task')} on {count(each.nodes, 'node')}" if each.tasks else ""
     what = f" ({each.name})" if each.name else ""
-    rows = [("state", f"{each.state}{size_of}, {enabled(each.disabled)}")]
+    state = f"{each.state}{size_of}"
+    if each.tasks and each.state == "RUNNING":
+        state += f", {enabled(each.disabled)}"
+    rows = [("state", state)]
     periodic = kept(each, now)
     if periodic:
         rows.append(("periodic", periodic))

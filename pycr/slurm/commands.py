@@ -60,10 +60,16 @@ def program(name: str) -> str:
     return path
 
 
-def run(name: str, *arguments: str, input: str = "", given: Mapping[str, str] | None = None) -> str:
+def run(
+    name: str,
+    *arguments: str,
+    input: str = "",
+    given: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> str:
     """Run a Slurm command and return what it prints. Raises SlurmError with its own words.
 
-    given: its environment, where that is to be another.
+    given: its environment, where that is to be another. timeout: seconds.
     """
     try:
         done = subprocess.run(
@@ -73,11 +79,11 @@ def run(name: str, *arguments: str, input: str = "", given: Mapping[str, str] | 
             text=True,
             errors="replace",
             env=environment() if given is None else given,
-            timeout=TIMEOUT,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{name}: no answer within {TIMEOUT} s: is slurmctld up?") from error
+        raise SlurmError(f"{name}: no answer within {timeout:.0f} s: is slurmctld up?") from error
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise SlurmError(f"{name}: {lines[-1].strip() if lines else 'failed silently'}")
