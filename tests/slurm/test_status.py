@@ -4,49 +4,79 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.processes import Process, Processes, kill
+from tests.faults.processes import Processes, look
 from tests.login import Login, until
 
 LARGE, SMALL = 400, 4  # MiB of memory of the tasks
 MIB = 1 << 20
 
 
+def pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def await_criu(alice: Login, old: set[int], go_on: Callable[[], bool]) -> int:
+    """Return the criu that dumps a task on n0, as soon as it calls itself so; 0 where none does.
+
+    Then its command line is "criu: dump --rpc -t 2151 -D ...", and no longer "criu ... swrk".
+    """
+    init = Processes(alice.cluster.state).pid("n0")
+    nodes = {os.readlink(f"/proc/{init}/ns/uts"): "n0"}
+    young: dict[int, float] = {}
+    while go_on():
+        now = time.monotonic()
+        for pid in pids() - old:
+            if young.setdefault(pid, now) < now - 2.0:
+                old.add(pid)
+                continue
+            process = look(pid, nodes)
+            if process is not None and process.words[0].startswith("criu: dump "):
+                return pid
+    return 0
+
+
 def written(place: Path) -> int:
     """Return how much of task 0's memory is written to an unfinished generation."""
-    return sum(path.stat().st_size for path in place.glob(".new-*/task.0/pages-*.img"))
+    total = 0
+    for path in place.glob(".new-*/task.0/pages-*.img"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
-def stopped_midway(alice: Login, step: str) -> tuple[subprocess.Popen[str], list[Process]]:
+def stopped_midway(alice: Login, step: str) -> tuple[subprocess.Popen[str], int]:
     """Start a checkpoint and stop the criu that writes task 0, somewhere in the middle."""
-    processes = Processes(alice.cluster.state)
+    command = ("pycr", "create", step, "--image-dir", ".", "--max-wait", "300")
 
-    def attempt() -> tuple[subprocess.Popen[str], list[Process]] | None:
-        making = alice.popen(
-            "pycr", "create", step, "--image-dir", ".", "--max-wait", "300", stdout=subprocess.PIPE
-        )
-        held: list[Process] = []
-        while making.poll() is None and not held:
-            if written(alice.place / step) > 8 * MIB:
-                held = [each for each in processes.find("criu") if each.node == "n0"]
-                held = kill(held, signal.SIGSTOP)
-        if held and written(alice.place / step) < LARGE * MIB:
-            return making, held
-        kill(held, signal.SIGCONT)  # it was too late: another one
+    def attempt() -> tuple[subprocess.Popen[str], int] | None:
+        old = pids()
+        making = alice.popen(*command, stdout=subprocess.PIPE)
+        criu = await_criu(alice, old, lambda: making.poll() is None)
+        with suppress(ProcessLookupError):
+            while criu and written(alice.place / step) < 8 * MIB:
+                os.kill(criu, signal.SIGCONT)
+                time.sleep(0.003)  # of its work
+                os.kill(criu, signal.SIGSTOP)
+            if criu and written(alice.place / step) < LARGE * MIB:
+                return making, criu
+            if criu:
+                os.kill(criu, signal.SIGCONT)  # it was too late: another one
         making.communicate(timeout=60)
         return None
 
-    found: tuple[subprocess.Popen[str], list[Process]] = until(
-        "a checkpoint to be held midway", attempt, 120
-    )
+    found: tuple[subprocess.Popen[str], int] = until("a checkpoint to be held midway", attempt, 120)
     return found
 
 
@@ -69,7 +99,7 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
     assert f"pycr: {job_id}: it is alice's, not yours" in denied.stderr
     assert alice.pycr("status", "999999").returncode == 3
 
-    making, held = stopped_midway(alice, step)
+    making, criu = stopped_midway(alice, step)
     watching = alice.popen("pycr", "status", job_id, "--watch=0.2", stdout=subprocess.PIPE)
 
     def midway() -> Any:
@@ -80,11 +110,11 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
     assert running["phase"] == "writing"
     assert 8 * MIB < running["nodes"]["n0"]["written"] < running["nodes"]["n0"]["needs"]
     root = login("root").pycr("status", step)
-    assert re.search(r"running +writing, for \d+ s: \d+ MiB of 4\d\d MiB\n", root.stdout)
+    assert re.search(r"running +writing, for \d+ s: [\d.]+ MiB of 4\d\d MiB\n", root.stdout)
     assert re.search(r"n0 +\[#*-+\] +\d?\d %", root.stdout)
     assert re.search(r"n1 +\[#{24}\] 100 %", root.stdout)
     at_a_terminal(alice, job_id)
-    kill(held, signal.SIGCONT)
+    os.kill(criu, signal.SIGCONT)
     assert making.wait(120) == 0
 
     last = alice.pycr_json("status", job_id)["steps"][0]["last"]
