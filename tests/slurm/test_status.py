@@ -19,7 +19,7 @@ import pytest
 from tests.faults.processes import Processes, look
 from tests.login import Login, until
 
-LARGE, SMALL = 400, 4  # MiB of memory of the tasks
+LARGE, SMALL = 200, 4  # MiB of memory of the tasks
 MIB = 1 << 20
 
 
@@ -110,7 +110,7 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
     assert running["phase"] == "writing"
     assert 8 * MIB < running["nodes"]["n0"]["written"] < running["nodes"]["n0"]["needs"]
     root = login("root").pycr("status", step)
-    assert re.search(r"running +writing, for \d+ s: [\d.]+ MiB of 4\d\d MiB\n", root.stdout)
+    assert re.search(r"running +writing, for \d+ s: [\d.]+ MiB of 2\d\d MiB\n", root.stdout)
     assert re.search(r"n0 +\[#*-+\] +\d?\d %", root.stdout)
     assert re.search(r"n1 +\[#{24}\] 100 %", root.stdout)
     at_a_terminal(alice, job_id)
