@@ -177,7 +177,7 @@ def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int)
     Only the site's default is made when it is missing. Raises DirectoryError.
     """
     named = option or os.environ.get("SLURM_CHECKPOINT_DIR") or wish
-    if named:
+    if named and (named != wish or not is_default(wish, settings, job_id)):
         check_directory(Path(named))
         return Path(named).absolute()
     path = default_dir(settings, job_id)
@@ -187,6 +187,14 @@ def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int)
         raise DirectoryError(f"{path}: {error.strerror}") from error
     check_directory(path)
     return path
+
+
+def is_default(wish: str, settings: Site, job_id: int) -> bool:
+    """Tell whether a step's own image directory is the site's default, as the plugin has it."""
+    try:
+        return Path(wish) == default_dir(settings, job_id)
+    except NoSuchUser:
+        return False
 
 
 def default_dir(settings: Site, job_id: int) -> Path:

@@ -320,7 +320,7 @@ def checkpoint(
     """
     begun: list[Checkpoint] = []
     site = config.site()
-    record = Record(site, job, warn)
+    record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled(steps)
     try:
         for step in steps:

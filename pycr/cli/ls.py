@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pycr import image
+from pycr import image, oldnames
 from pycr.cli import size, totals, verb_parser
 from pycr.cli.find import image_dirs
 from pycr.cli.when import age, span
@@ -58,11 +58,12 @@ def named(word: str) -> Iterator[Path]:
     """Yield the generations that a word means. Raises DirectoryError, ImageError."""
     match = re.fullmatch(r"([0-9]{1,10})(?:\.(?:[0-9]{1,10}|batch))?", word)
     if match is None or os.path.isdir(word):
+        place = oldnames.successor(Path(word))
         try:
-            os.listdir(word)
+            os.listdir(place)
         except OSError as error:
-            raise DirectoryError(f"{word}: {error.strerror}") from error
-        yield from found(Path(word))
+            raise DirectoryError(f"{place}: {error.strerror}") from error
+        yield from found(place)
         return
     places = image_dirs(None, int(match.group(1)))
     steps = [step for place in places for step in image.steps(place)]
