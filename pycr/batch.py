@@ -229,6 +229,7 @@ def checkpoint(
     """
     check(job, requeue)
     site = config.site()
+    options = options.at(site)
     record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled([batch_step(job)])
     script = Script(job, site, options, requeue, progress)

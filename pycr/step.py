@@ -38,12 +38,19 @@ Progress = Callable[[str, int, int], None]
 
 
 class Options(NamedTuple):
-    """What a checkpoint is asked for. max_wait: seconds until it must be committed."""
+    """What a checkpoint is asked for.
+
+    max_wait: seconds until it must be committed; 0: the site's default.
+    """
 
     vacate: bool = False
     image_dir: str | None = None
-    max_wait: int = MAX_WAIT
+    max_wait: int = 0
     independent: bool = False
+
+    def at(self, site: config.Site) -> Options:
+        """Return them with what the site has by default."""
+        return self._replace(max_wait=self.max_wait or site.max_wait or MAX_WAIT)
 
 
 class Checkpoint:
@@ -320,6 +327,7 @@ def checkpoint(
     """
     begun: list[Checkpoint] = []
     site = config.site()
+    options = options.at(site)
     record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled(steps)
     try:

@@ -64,6 +64,14 @@ def step_id(text: str) -> tuple[int, int | None]:
     return int(job), None if step is None else BATCH if step == "batch" else int(step)
 
 
+def byte_count(text: str) -> int:
+    """Parse a size: bytes, or with K, M, G, T behind it (1024 of the one before)."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", text)
+    if match is None or not int(match.group(1)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as 500M or 20G")
+    return int(match.group(1)) << 10 * " KMGT".index(match.group(2) or " ")
+
+
 def count(number: int, thing: str) -> str:
     """Return a number of things for people: "1 task", "2 tasks"."""
     return f"{number} {thing}{'' if number == 1 else 's' if thing[-1] != 's' else 'es'}"
