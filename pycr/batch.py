@@ -27,6 +27,7 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.protocol import is_helper
 from pycr.record import Record
 from pycr.requeue import write_requeue
+from pycr.slots import Slots
 from pycr.slurm import Geometry, Job, Layout, Step, batch_step, job_geometry
 from pycr.slurm.api import slurm
 from pycr.step import Checkpoint, Options, Progress
@@ -232,10 +233,12 @@ def checkpoint(
     options = options.at(site)
     record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled([batch_step(job)])
+    slots = Slots(site, progress, warn)
     script = Script(job, site, options, requeue, progress)
     try:
         script.prepare()
-        while not freeze_all(script, record):
+        slots.take([script])
+        while not freeze_all(script, record, slots):
             time.sleep(AGAIN)
         script.warn_of_others()
         for phase in step.last_phases(options):
@@ -244,6 +247,8 @@ def checkpoint(
         step.undo([*script.steps, script], error)
         record.failed([*(each.step for each in script.steps), script.step], error)
         raise
+    finally:
+        slots.close()
     return step.conclude([*script.steps, script], record, warn)
 
 
@@ -262,7 +267,7 @@ def run_last(script: Script, phase: str) -> None:
     getattr(script, phase)()
 
 
-def freeze_all(script: Script, record: Record) -> bool:
+def freeze_all(script: Script, record: Record, slots: Slots) -> bool:
     """Have the steps' tasks, then the script, stand still; tell whether they do.
 
     Raises PycrError where it is no use to try again, or no time is left to.
@@ -279,6 +284,7 @@ def freeze_all(script: Script, record: Record) -> bool:
             )
             script.steps[-1].beside = script.beside = script.steps
         step.run_phases(script.steps, ["prepare"])
+        slots.take([script, *script.steps])
         record.began([*script.steps, script])
         step.run_phases(script.steps, ["ask", "freeze"])
         script.freeze()

@@ -80,7 +80,8 @@ class NotSupported(PycrError):
 
 
 class DirectoryError(PycrError):
-    """The image directory is missing, unwritable, unsafe, or not visible on a node."""
+    """The image directory is missing, unwritable, unsafe, full, or not visible on a node; or the
+    site does not allow it, or so large a checkpoint."""
 
     exit_status = 8
 

@@ -18,11 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import __version__, config, protocol, space
+from pycr import __version__, config, limits, protocol
 from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
 from pycr.record import Record, since
+from pycr.slots import Slots
 from pycr.slurm import Geometry, Job, Layout, Step, geometry
 from pycr.slurm.api import slurm
 from pycr.writer import Part, Writer
@@ -123,20 +124,12 @@ class Checkpoint:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
         self.needs = sum(int(each["needs"]) for each in self._facts())
         directory = (self.inside or self)._image_dir()
-        self._check_space(directory)
+        limits.before(self, directory)
         if self.inside is not None and self.inside.writer is not None:
             self.writer = self.inside.writer.part(self.step.name)
         else:
             self.writer = Writer(directory, self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
-
-    def _check_space(self, directory: Path) -> None:
-        """Refuse what will not fit, together with what is written at the same time.
-
-        Raises DirectoryError.
-        """
-        needs = sum(each.needs for each in self._together())
-        space.check(directory, needs, self.step.title)
 
     def _facts(self) -> list[protocol.Object]:
         """Return what the helpers have said of each task."""
@@ -150,7 +143,7 @@ class Checkpoint:
             for node, value in self.helpers.ready.items()
         }
 
-    def _together(self) -> set[Checkpoint]:
+    def together(self) -> set[Checkpoint]:
         """Return all that this command checkpoints at the same time, this one among them."""
         return {self, *self.beside, *([self.inside] if self.inside is not None else ())}
 
@@ -216,6 +209,7 @@ class Checkpoint:
     def commit(self) -> Path:
         """Make the generation visible and return its path."""
         assert self.writer is not None
+        limits.after(self)
         self.committed = self.writer.commit(self._manifest())
         return self.committed
 
@@ -292,7 +286,7 @@ class Checkpoint:
 
     def let_all_go(self) -> None:
         """Have all that this command holds let go, before anything is asked or waited for."""
-        for each in self._together():
+        for each in self.together():
             each.helpers.let_go()
 
     def give_up(self) -> None:
@@ -330,17 +324,21 @@ def checkpoint(
     options = options.at(site)
     record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled(steps)
+    slots = Slots(site, progress, warn)
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, site, options, progress))
             begun[-1].beside = begun
         run_phases(begun, ["prepare"])
+        slots.take(begun)
         record.began(begun)
         run_phases(begun, ["ask", "freeze", *last_phases(options)])
     except BaseException as error:
         undo(begun, error)
         record.failed(steps, error)
         raise
+    finally:
+        slots.close()
     return conclude(begun, record, warn)
 
 
