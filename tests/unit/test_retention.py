@@ -24,6 +24,17 @@ def damage(generation: Path) -> None:
     (generation / "task.0" / "core-1.img").write_bytes(b"")
 
 
+def fill(generation: Path) -> Path:
+    """Give a batch job's generation the files that its manifests name."""
+    for manifest in image.load_all(generation):
+        name = image.step_name(manifest.job_id, manifest.step_id)
+        place = generation if manifest.batch else generation / name
+        for task in manifest.tasks:
+            for file, (size, _) in task.files.items():
+                (place / image.task_name(task.task_id) / file).write_bytes(b"x" * size)
+    return generation
+
+
 def test_by_count(tmp_path: Path) -> None:
     paths = [write(tmp_path) for _ in range(4)]
     assert retention.prune(paths[3], Wanted(keep=2)) == [paths[1], paths[0]]
@@ -58,7 +69,7 @@ def test_nothing_goes_behind_a_damaged_one(tmp_path: Path) -> None:
 def test_what_a_queued_job_starts_from_stays(tmp_path: Path) -> None:
     """Wherever its requeue file is: the image directory's or the job's own."""
     (tmp_path / "a").mkdir()
-    paths = [write_job(tmp_path / "a") for _ in range(3)]
+    paths = [fill(write_job(tmp_path / "a")) for _ in range(3)]
     write_requeue(tmp_path / "a", 12, paths[0])
     assert retention.prune(paths[2], Wanted(keep=1)) == [paths[1]]
     every = [retention.look(path) for path in (paths[2], paths[0])]
