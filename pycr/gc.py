@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What of a user's checkpoints is of no more use: found here, and removed only by remove().
 
-    remains     .new-* of writers that are no more, logs of failures      at once
-    meetings    .restart-* of restarts that were killed                   after a day
-    generations of a job that ended well (COMPLETED behind them)          all
-                of another that is over, or that Slurm has forgotten      but the newest whole one
-                of one that runs or waits                                 none; --keep says how many
-    cut-*       what a restart cut off                                    with its job's end, COMPLETED
-    journals    .journal/JOB                                              with the job's last image
+    remains      .new-* of writers that are no more        at once
+    meetings     .restart-* of restarts that were killed   after a day
+    generations  of a job that ended well                  all: it has COMPLETED behind them
+                 of another that is over, or that Slurm
+                 has forgotten                             all but the newest whole one
+                 of one that runs or waits                 none; --keep says how many stay
+    cut-*        what a restart cut off files              when its job has COMPLETED
+    journals     .journal/JOB                              with the job's last image
 
 --older-than takes everything of a job that is over and that nobody has touched for so long, the
 newest too; --max-size takes the oldest of those that are not the newest whole one of their step.
@@ -70,7 +71,7 @@ class Jobs:
         return job.state
 
     def ended_well(self, job_id: int, uid: int, last: Generation) -> bool:
-        """Tell whether a job has completed behind its last checkpoint.
+        """Tell whether a job has completed behind its last checkpoint, as far as Slurm knows.
 
         One that was made by a vacate is of a step that was ended: it is to be restarted, unless
         the whole job was started again since.
@@ -111,7 +112,7 @@ def find(place: Path, jobs: Jobs, rules: Rules) -> list[Garbage]:
     if rules.max_size:
         found += _beyond(spared, stays, rules.max_size)
     removed = {each.path for each in found}
-    return found + _journals(place, jobs, rules, now, removed)
+    return [*found, *_journals(place, jobs, now, removed)]
 
 
 def _is_mine(path: Path) -> bool:
@@ -132,23 +133,43 @@ def _of_step(
     whole = [each for each in every if each.whole]
     last = whole[0] if whole else every[0]
     state = jobs.state(job_id, uid, last.created)
-    over = is_over(state)
+    over = is_over(state) and not _is_restarted(step_dir, jobs, uid, now)
     fixed = set() if over else retention.needed(every)
     why: dict[Path, str] = {}
-    if over and jobs.ended_well(job_id, uid, last):
+    if over and (jobs.ended_well(job_id, uid, last) or _was_done(step_dir, job_id, last)):
         why = {each.path: f"job {job_id} has completed" for each in every}
     elif over or rules.keep:
         wanted = Wanted(keep=rules.keep or 1)
         older = retention.superfluous(every, wanted)
         reason = f"older than the newest {wanted.keep}" if wanted.keep > 1 else "an older one"
         why = {each.path: reason for each in older}
-    if over and rules.older_than and whole and now - last.created <= rules.older_than:
-        pass  # the step is in use: its newest is young
-    elif over and rules.older_than and now - last.created > rules.older_than:
-        why.update({each.path: "older than --older-than" for each in every})
+    if over and rules.older_than and now - last.created > rules.older_than:
+        why = {each.path: "older than --older-than" for each in every}
     gone = [each for each in every if each.path in why and each.path not in fixed]
     left = [each for each in every if each not in gone]
     return [Garbage(each.path, why[each.path], each.size) for each in gone], left
+
+
+def _was_done(step_dir: Path, job_id: int, last: Generation) -> bool:
+    """Tell whether the job's journal says that it was done behind its last checkpoint."""
+    with suppress(PycrError):
+        for each in reversed(journal.Journal(step_dir.parent, job_id).events()):
+            if each["event"] in ("ended", "life"):
+                return each.get("why") == "done" and each["time"] > last.created
+    return False
+
+
+def _is_restarted(step_dir: Path, jobs: Jobs, uid: int, now: float) -> bool:
+    """Tell whether a restart from a step's directory is under way: by what it leaves there."""
+    for path in step_dir.iterdir():
+        with suppress(OSError):
+            age = now - path.lstat().st_mtime
+            cut = CUT.fullmatch(path.name)
+            if image.is_meeting(path.name) and age <= OLD:
+                return True
+            if cut and not is_over(jobs.state(int(cut.group(1)), uid, now - age)):
+                return True
+    return False
 
 
 def is_over(state: str) -> bool:
@@ -197,16 +218,14 @@ def _is_locked(step_dir: Path) -> bool:
 
 def _beyond(spared: list[Generation], stays: int, limit: int) -> Iterator[Garbage]:
     """Yield the oldest until what stays is no more than the limit."""
-    for each in sorted(spared, key=lambda one: one.created):
+    for each in sorted(spared, key=lambda one: (one.created, int(one.path.name))):
         if stays <= limit:
             return
         stays -= each.size
         yield Garbage(each.path, "the oldest, for --max-size", each.size)
 
 
-def _journals(
-    place: Path, jobs: Jobs, rules: Rules, now: float, removed: set[Path]
-) -> Iterator[Garbage]:
+def _journals(place: Path, jobs: Jobs, now: float, removed: set[Path]) -> Iterator[Garbage]:
     """Yield the journals of jobs that are over and have no image left."""
     directory = place / journal.DIRECTORY
     left: set[int] = set()
@@ -228,7 +247,9 @@ def _journals(
             events = journal.Journal(place, int(name)).events()
             made = [Path(str(each.get("path"))) for each in events if each["event"] == "committed"]
             if not any(path not in removed and os.path.exists(path) for path in made):
-                yield Garbage(directory / name, "the journal of a job without images", status.st_size)
+                yield Garbage(
+                    directory / name, "the journal of a job without images", status.st_size
+                )
 
 
 def remove(garbage: Garbage) -> None:
@@ -238,5 +259,20 @@ def remove(garbage: Garbage) -> None:
         os.unlink(path)
     elif image.GENERATION.fullmatch(path.name):
         image.remove(path)
-    else:
-        image.remove_inside(path)
+    elif os.path.lexists(path):  # it may have gone with the last generation beside it
+        directory = image.open_owned(path.parent)
+        try:
+            lock = image.take_lock(directory, path.parent.name)
+            try:
+                if path.is_symlink() or not path.is_dir():
+                    os.unlink(path.name, dir_fd=directory)
+                else:
+                    place = f"/proc/self/fd/{directory}/{path.name}"
+                    image.remove_tree(place, ignore_errors=False)
+                if os.listdir(directory) == [image.LOCK]:
+                    os.unlink(image.LOCK, dir_fd=directory)
+                    os.rmdir(path.parent)
+            finally:
+                os.close(lock)
+        finally:
+            os.close(directory)

@@ -43,6 +43,7 @@ VERBS = {
     "rm": ("rm", "remove checkpoints"),
     "report": ("report", "show where a job's time went: run, frozen, queued, lost"),
     "drain": ("drain", "checkpoint and requeue the jobs on nodes that are to be drained"),
+    "gc": ("gc", "remove checkpoints that are of no more use"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }
 

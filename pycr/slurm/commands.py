@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from pycr.errors import (
@@ -113,6 +114,17 @@ def job(job_id: int) -> Job:
     except (KeyError, StopIteration, ValueError) as error:
         raise SlurmError(f"scontrol show job {job_id}: not understood: {error}") from error
     return Job(job_id, user, uid, found.get("JobState", ""), found)
+
+
+def jobs() -> dict[int, Job]:
+    """Return all jobs that Slurm shows to this user, by id. Raises SlurmError."""
+    found = {}
+    for line in map(fields, run("scontrol", "-o", "show", "job").splitlines()):
+        with suppress(KeyError, ValueError):
+            user, uid = _user(line["UserId"])
+            job_id = int(line["JobId"])
+            found[job_id] = Job(job_id, user, uid, line.get("JobState", ""), line)
+    return found
 
 
 def _user(text: str) -> tuple[str, int]:

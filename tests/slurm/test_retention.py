@@ -121,5 +121,68 @@ def test_slots(alice: Login, cluster: Any) -> None:
             assert (done.returncode, done.stderr) == (0, ""), done.stderr
     finally:
         hog.terminate()
+        for stream in (hog.stdin, hog.stdout, hog.stderr):
+            stream.close()
         hog.wait(30)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def finished(login: Login, end: str) -> tuple[str, str]:
+    """Checkpoint a step of an own job three times, end the job, and return step and directory."""
+    login.victim("count.py")
+    (login.place / "images").mkdir(exist_ok=True)
+    login.cluster.node("n0").run(["chown", f"{login.user}:", f"{login.dir}/images"], check=True)
+    text = f"#!/bin/bash\nsrun -n1 {login.dir}/count.py 1000000\nexit 0\n"
+    (login.place / "job.sh").write_text(text)
+    words = ["--parsable", "-n1", "-oout", "--checkpoint-dir=images", "job.sh"]
+    job = login.run("sbatch", *words).stdout.strip()
+    step = f"{job}.0"
+    until("a checkpoint", lambda: login.pycr("create", step).returncode == 0)
+    for _ in range(2):
+        assert login.pycr("create", step).returncode == 0
+    login.run("scancel", *end.split(), job if "-s" not in end else step)
+    until("its end", lambda: int(job) not in login.jobs())
+    return step, f"{login.dir}/images"
+
+
+def test_gc(alice: Login, bob: Login, cluster: Any) -> None:
+    """For a user, then for root over all: each job by its end, each user's as that user."""
+    well, images = finished(alice, "-s KILL")  # the script goes on, to its end: COMPLETED
+    broken, bobs = finished(bob, "")
+    before = sorted(path for path in alice.place.rglob("*"))
+    said = alice.pycr("gc", "--dry-run", images).stdout.splitlines()
+    why = f"would be removed: job {well.split('.')[0]} has completed ("
+    assert [line.split(why)[0] for line in said[:-1]] == [
+        f"{images}/{well}/000{number}: " for number in (3, 2, 1)
+    ]
+    assert said[-1].startswith("alice: 3 things, ") and said[-1].endswith(" to remove")
+    assert sorted(alice.place.rglob("*")) == before
+    # Another's are none of hers, nor is what her links lead to.
+    alice.run("ln", "-s", f"{bobs}/{broken}", f"{images}/{broken}")
+    alice.run("mkdir", "-p", f"{images}/deep/5.0")
+    assert alice.pycr("gc", "--dry-run", bobs).returncode == 8
+
+    root = Login(cluster, "root", "n0", alice.place)
+    done = root.pycr("gc")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "pycr: as root, name the directories to look below, as pycr gc /home\n",
+    )
+    rows = json.loads(root.pycr("gc", "--json", "--dry-run", "/shared").stdout)
+    mine = {f"{images}/{well}/000{number}" for number in (1, 2, 3)}
+    his = {f"{bobs}/{broken}/000{number}" for number in (1, 2)}
+    found = {(row["user"], row["path"]) for row in rows}
+    assert {path for user, path in found if user == "alice"} >= mine
+    assert {path for user, path in found if user == "bob"} >= his
+    assert f"{bobs}/{broken}/0003" not in {path for _, path in found}
+    done = root.pycr("gc", f"{alice.dir}/..")
+    assert done.returncode == 0, done.stderr
+    assert not (alice.place / "images" / well).exists()
+    assert [path.name for path in (bob.place / "images" / broken).glob("0*")] == ["0003"]
+    assert done.stdout.splitlines()[-2].startswith("alice: 3 things, ")
+    assert done.stdout.splitlines()[-1].startswith("bob: 2 things, ")
+    assert root.pycr("gc", "--older-than=1h", f"{alice.dir}/..").stdout == ""
+    assert alice.pycr("gc", images).stdout == ""
+    bob.run("touch", "-d", "@0", f"{bobs}/{broken}/0003")
+    assert bob.pycr("gc", "--older-than=1s", bobs).returncode == 0
+    assert not (bob.place / "images" / broken).exists()
