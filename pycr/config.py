@@ -219,6 +219,16 @@ def is_default(wish: str, settings: Site, job_id: int) -> bool:
         return False
 
 
+def default_top(settings: Site) -> Path:
+    """Return the directory that has this user's default image directories of all jobs, or is it.
+
+    Raises NoSuchUser.
+    """
+    whole = settings.checkpoint_dir.split("/")
+    above = next((at for at, part in enumerate(whole) if "%j" in part), len(whole))
+    return default_dir(settings._replace(checkpoint_dir="/".join(whole[:above]) or "/"), 0)
+
+
 def default_dir(settings: Site, job_id: int) -> Path:
     """Return the site's default image directory for a job of this user's. Raises NoSuchUser."""
     try:

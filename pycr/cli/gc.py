@@ -10,11 +10,11 @@ import pwd
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from pycr import gc, sweep
+from pycr import config, gc, sweep
 from pycr.cli import byte_count, count, size, verb_parser
-from pycr.cli.find import image_dirs
 from pycr.errors import PycrError, SlurmError, UsageError, printable
 from pycr.slurm import commands
 
@@ -104,12 +104,20 @@ def everything(places: list[Path], work: sweep.Work) -> Iterator[tuple[int, swee
         for place in places:
             yield from sweep.everyone(place, work)
         return
-    own = [each.path for place in places for each in sweep.search(place) if each.mine]
-    if not places:
-        own = [place for place in image_dirs(None)[:-1] if os.path.isdir(place)]
+    own = [each.path for place in places or usual() for each in sweep.search(place) if each.mine]
     for place in dict.fromkeys(own):
         for report in work(place):
             yield uid, report
+
+
+def usual() -> list[Path]:
+    """Return where this user's images would be, as far as that is there."""
+    settings = config.Site()
+    with suppress(SlurmError):
+        settings = config.site()
+    named = os.environ.get("SLURM_CHECKPOINT_DIR")
+    places = [config.default_top(settings), *([Path(named)] if named else [])]
+    return [Path(os.path.realpath(place)) for place in places if os.path.isdir(place)]
 
 
 def clean(place: Path, jobs: gc.Jobs, rules: gc.Rules, dry_run: bool) -> Iterator[sweep.Report]:
