@@ -22,8 +22,9 @@ def run(verb: str, argv: list[str]) -> int:
         "--max-wait",
         metavar="SECONDS",
         type=seconds,
-        default=step.MAX_WAIT,
-        help="give up, and let all run on, so long after that (default %(default)s)",
+        default=0,
+        help="give up, and let all run on, so long after that (default: the site's max_wait, or"
+        f" {step.MAX_WAIT})",
     )
     parser.add_argument("--nodelist", metavar="LIST", default="", help="the nodes of the step")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -41,5 +42,5 @@ def run(verb: str, argv: list[str]) -> int:
         )
     finally:
         line.close()
-    report(made, arguments.json)
+    report(made, [[] for _ in made], arguments.json)
     return 0
