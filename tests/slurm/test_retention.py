@@ -22,14 +22,14 @@ for number in range(2):
 print("held", flush=True)
 sys.stdin.read()
 """
-GHOST = """
+GROWING = """
 import os, time
-file = open("ghost", "wb")
-file.write(os.urandom(6 << 20))
-file.flush()
-os.unlink("ghost")
+import pycr
+held = []
+pycr.on_checkpoint(before=lambda: held.append(os.urandom(6 << 20)))
 open("ready", "w").close()
-time.sleep(1000)
+while True:
+    time.sleep(0.1)
 """
 
 
@@ -78,15 +78,15 @@ def test_keep_and_limits(alice: Login, cluster: Any) -> None:
         assert_fails(done, 8, "image directory away: the site allows only /home and /shared/")
     counting.assert_runs_on()
     assert counting.left() == [6]
-    # A deleted file is written, too, and not foreseen: refused when all is written.
-    alice.popen("srun", "-n1", "python3", "-c", GHOST)
-    until("its file", lambda: (alice.place / "ready").exists())
+    # What grows behind the look is refused when all is written.
+    alice.popen("srun", "-n1", "/opt/pycr/bin/python3", "-c", GROWING)
+    until("its callback", lambda: (alice.place / "ready").exists())
     step = next(each for each in alice.steps() if each != step)
     for verb in ("create", "vacate"):
         size = json.loads(alice.pycr("create", step, "--image-dir", ".", "--json").stdout)[0][
             "size"
         ]
-        limit = (size >> 20) - 3
+        limit = (size >> 20) + 3
         with plugstack(cluster, "n0", f"{PLUGIN} max_size={limit}"):
             done = alice.pycr(verb, step, "--image-dir", ".")
         assert_fails(

@@ -11,8 +11,7 @@ from tests.slurm.test_failures import PLUGIN, assert_fails, plugstack
 
 SHOW = 'echo "${SLURM_CHECKPOINT_IMAGE_DIR-none} ${SLURM_RESTART_COUNT-none}"'
 TELL = """
-import os, sys, time
-sys.path.append("/opt/pycr/lib/python3/dist-packages")
+import os, time
 import pycr
 names = ("SLURM_JOB_ID", "SLURM_CHECKPOINT_IMAGE_DIR", "SLURM_RESTART_COUNT")
 def tell(*_):
