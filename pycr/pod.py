@@ -277,8 +277,8 @@ class Pod:
                         past.pop(identity.VARIABLE, None)
                         if identity.VARIABLE in self.environment:
                             past[identity.VARIABLE] = [self.environment[identity.VARIABLE]]
-                        more = {"image_dir": wish, "environment": past}
-                        more["goes_on"] = protocol.GOES_ON in self.environment
+                        goes_on = protocol.GOES_ON in self.environment
+                        more = {"image_dir": wish, "environment": past, "goes_on": goes_on}
                         protocol.say(stream, {**found, **more})
                     elif value["do"] == "look":
                         task.refuse_holding(self.root, self.criu_version, self.ghost_limit)

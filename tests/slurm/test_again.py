@@ -14,9 +14,13 @@ from typing import Any
 from tests.login import Login, until
 from tests.victims.scripted import Left, Scripted
 
-# A step: numbers into a file of its own, which a restart cuts back; then its status.
+# A step: numbers into a file of its own, which a restart cuts back; then, where that has more than
+# HOLD lines, it waits for a file; then its status.
 COUNT = """#!/bin/bash
-COUNT='exec 3>>$0.out; for ((n = 1; n <= $1; n++)); do echo $n >&3; sleep .1; done; exit ${2:-0}'
+COUNT='exec 3>>$0.out
+for ((n = 1; n <= $1; n++)); do echo $n >&3; sleep .1; done
+until [ -e go.$0 ] || [ $(wc -l < $0.out) -le ${HOLD:-0} ]; do sleep .05; done
+exit ${2:-0}'
 """
 SKIPPED = "srun_cr: the step had ended with 0 before the job was requeued: skipped"
 
@@ -30,6 +34,11 @@ class Job(Scripted):
 
     def _nodes(self) -> list[str]:
         return []
+
+    def go(self, *names: str) -> None:
+        """Let steps end."""
+        for name in names:
+            (self.login.place / f"go.{name}").touch()
 
     def has(self, name: str, lines: int) -> None:
         """Wait until a file has so many lines."""
@@ -86,9 +95,10 @@ def out(*counts: int) -> str:
 
 
 LOOP = f"""{COUNT}
+export HOLD=20
 for i in 1 2; do
     srun --cr bash -c "$COUNT" a 10
-    srun_cr --cr-name=main bash -c "$COUNT" b $((i * 50 - 30))
+    srun_cr --cr-name=main bash -c "$COUNT" b $((i * 20))
 done
 echo over
 """
@@ -100,11 +110,12 @@ def loop(alice: Login) -> None:
     job = Job(alice, "loop", LOOP, "--cr-skip-done")
     job.has("b.out", 20 + 5)
     first = job.create(job.step())
-    job.has("b.out", 20 + 15)
+    job.has("b.out", 20 + 10)
     job.requeue()
+    job.go("b")
     left = job.end()
     assert left.files["a.out"] == out(10, 10)
-    assert left.files["b.out"] == out(20, 70)
+    assert left.files["b.out"] == out(20, 40)
     *skipped, cut, last = left.log.splitlines()
     assert (skipped, last) == (3 * [SKIPPED], "over")
     assert "b.out was cut back from" in cut
@@ -119,24 +130,26 @@ def loop(alice: Login) -> None:
 def order(alice: Login) -> None:
     """Equal steps: the second has a checkpoint; the first has none, and runs again."""
     text = f"""{COUNT}
+export HOLD=20
 for i in 1 2; do
-    srun --cr bash -c "$COUNT" a 50
+    srun --cr bash -c "$COUNT" a 20
 done
 """
     job = Job(alice, "order", text, "--open-mode=append")
-    job.has("a.out", 50 + 5)
+    job.has("a.out", 20 + 5)
     job.create(job.step())
     job.requeue()
+    job.go("a")
     left = job.end()
     # It was cut back to what it was at the checkpoint, with all that the first had written twice.
-    assert left.files["a.out"] == out(50, 50)
+    assert left.files["a.out"] == out(20, 20)
     assert left.status == "0:0"
 
 
 def damaged(alice: Login) -> None:
     """A byte of the newest is another: it is set aside, and the one before does. And a status 125
     of the task's own is no failed restore."""
-    text = f'{COUNT}srun --cr bash -c "$COUNT" a 90 125; echo status $?\n'
+    text = f'{COUNT}srun --cr bash -c "$COUNT" a 40 125; echo status $?\n'
     job = Job(alice, "damaged", text)
     job.has("a.out", 5)
     older = job.create(job.step())
@@ -145,8 +158,9 @@ def damaged(alice: Login) -> None:
     damage(newest)
     job.has("a.out", 20)
     job.requeue()
+    job.go("a")
     left = job.end()
-    assert left.files["a.out"] == out(90), left
+    assert left.files["a.out"] == out(40), left
     assert "status 125" in left.log
     assert f"{newest.name} is set aside: task 0 on" in left.log or "set aside" in left.log, left
     assert "its checksum is not the manifest's" in left.log
@@ -164,24 +178,26 @@ def none_left(alice: Login) -> None:
     """All damaged: by default the step fails, with --cr-fallback=fresh it begins anew; one that
     never had a checkpoint runs."""
     text = f"""{COUNT}
-srun --cr bash -c "$COUNT" a 80; echo first $?
-srun --cr --cr-fallback=fresh bash -c "$COUNT" b 80; echo second $?
+srun --cr bash -c "$COUNT" a 20; echo first $?
+srun --cr --cr-fallback=fresh bash -c "$COUNT" b 20; echo second $?
 srun --cr bash -c "$COUNT" c 3; echo third $?
 """
     job = Job(alice, "none", text)
     job.has("a.out", 5)
     damage(job.create(job.step()))
+    job.go("a", "c")
     job.has("b.out", 5)
     half = job.create(job.step())
     (half / "task.0" / "files.json").write_text("[")
     job.requeue()
+    job.go("b")
     left = job.end()
     assert "none of the step's 1 checkpoints can be restored, and it does not begin" in left.log
     assert "first 125" in left.log
     assert "none of the step's 1 checkpoints can be restored: it begins anew" in left.log
     assert left.log.endswith("second 0\nthird 0\n"), left.log
-    assert left.files["a.out"].count("\n") <= 80
-    assert left.files["b.out"].endswith(out(80))
+    assert left.files["a.out"].count("\n") <= 20
+    assert left.files["b.out"].endswith(out(20))
     assert left.files["c.out"] == out(3)
 
 
@@ -197,8 +213,8 @@ def test_steps_go_on(alice: Login) -> None:
 SCRIPT = """#!/bin/bash
 for i in a b; do
     echo "turn $i"
-    srun --cr ./say.sh $i 40
-    for n in {1..10}; do echo "between $n"; sleep 0.1; done
+    srun --cr bash -c './say.sh $0 30; until [ -e go.$0 ]; do sleep .05; done' $i
+    for n in {1..5}; do echo "between $n"; sleep 0.1; done
 done
 srun_cr ./say.sh last 2
 """
@@ -206,6 +222,7 @@ srun_cr ./say.sh last 2
 
 def unbroken(alice: Login) -> Left:
     job = Job(alice, "unbroken", SCRIPT, "--cr", "--exclude=n[2-3]")
+    job.go("a", "b")
     return job.finish()
 
 
@@ -216,6 +233,7 @@ def script_goes_on(alice: Login) -> Left:
     job.create()
     job.until("a.0 14\n")
     job.requeue()
+    job.go("a")
     job.until("b.0 5\n")
     job.create()
     job.until("b.0 8\n")
@@ -223,6 +241,7 @@ def script_goes_on(alice: Login) -> Left:
     alice.cluster.kill_node(node)
     try:
         job.again(2)
+        job.go("b")
         left = job.finish()
     finally:
         alice.cluster.start_node(node)
@@ -233,13 +252,14 @@ def script_goes_on(alice: Login) -> Left:
 
 def script_damaged(alice: Login) -> Left:
     """A byte of the newest one's step is another: the one before."""
-    job = Job(alice, "damaged script", SCRIPT, "--cr", "--requeue", "--exclude=n[2-3]")
+    job = Job(alice, "script-damaged", SCRIPT, "--cr", "--requeue", "--exclude=n[2-3]")
     job.until("a.0 10\n")
     job.create()
     job.until("a.0 20\n")
     newest = job.create()
     damage(newest / f"{job.job_id}.0")
     job.requeue()
+    job.go("a", "b")
     left = job.finish()
     rows = job.login.pycr_json("ls", ".")
     assert [bool(row["set_aside"]) for row in rows] == [True, False]
@@ -250,10 +270,11 @@ def script_none_left(alice: Login, fallback: str) -> None:
     """The only one is damaged: it fails, or begins anew, from its beginning."""
     options = [f"--cr-fallback={fallback}"] if fallback else []
     job = Job(
-        alice, f"script none {fallback}", SCRIPT, "--cr", "--requeue", "--exclude=n[2-3]", *options
+        alice, f"script-none{fallback}", SCRIPT, "--cr", "--requeue", "--exclude=n[2-3]", *options
     )
     job.until("a.0 5\n")
     damage(job.create())
+    job.go("a", "b")
     done = job.login.run("scontrol", "requeue", job.job_id)
     assert done.returncode == 0, done.stderr
     if not fallback:
