@@ -13,6 +13,7 @@ from __future__ import annotations
 
 AUTO = -1  # in place of seconds
 NEVER = -2
+FLAGS = ("--cr", "--cr-skip-done", "--cr-before-end")  # take no value, or only behind a "="
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ def options(argv: Sequence[str]) -> list[tuple[str, str]]:
             option, equals, value = word.partition("=")
             found.append((option, value))
             waiting = not equals and (word.startswith("--") or len(word) == 2)
+            waiting = waiting and word not in FLAGS
         elif waiting:
             found[-1] = (found[-1][0], word)
             waiting = False

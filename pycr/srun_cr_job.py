@@ -23,6 +23,7 @@ from pycr.srun_socket import PLACE, Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 ROLE = "srun_cr"
@@ -42,6 +43,7 @@ class JobWrapper:
         self.owner = self.monitor = 0
         self.srun = 0
         self.step = ""
+        self.launched: Callable[[str], None] | None = None
         self.status: int | None = None
         self.question: dict[str, Any] | None = None
         self.pause_at = 0.0
@@ -204,7 +206,7 @@ class JobWrapper:
     def forget(self) -> None:
         """Be ready for another start(), when srun has ended."""
         os.close(self.control)
-        self.control, self.status = -1, None
+        self.control, self.status, self.launched = -1, None, None
 
     def lost(self, ready: set[int]) -> bool:
         """See whether the monitor was killed, and has left srun behind; end srun then."""
@@ -250,6 +252,8 @@ class JobWrapper:
         elif do == "step":
             self.step = ".".join(message["words"])
             self.answer()
+            if self.launched is not None:
+                self.launched(self.step)
         elif do == "paused":
             self.answer()
         elif do == "ended":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pycr.again import Steps
+    from pycr.journal import Journal
     from pycr.srun_cr_job import JobWrapper
 
 FAILED = 125  # errors.py: RestoreFailed
@@ -92,7 +93,7 @@ def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:
 
 def try_each(wrapper: JobWrapper, steps: Steps) -> int | None:
     """Start srun with one generation after the other; return its status, None where all failed."""
-    from pycr.again import note
+    from functools import partial
 
     while True:
         path = steps.next()
@@ -101,12 +102,19 @@ def try_each(wrapper: JobWrapper, steps: Steps) -> int | None:
         steps.told.clear()
         if path is None:
             return None
+        wrapper.launched = partial(_launched, steps.journal, str(path))
         wrapper.start(str(path), by_itself=True)
         status = wrapper.serve()
         if status != FAILED << 8 or not steps.failed(path, wrapper.step):
-            note(steps.journal, "restored", step=wrapper.step, path=str(path))
             return status
         wrapper.forget()
+
+
+def _launched(journal: Journal | None, path: str, step: str) -> None:
+    """Note that a step goes on from a generation; a note follows where that fails."""
+    from pycr.again import note
+
+    note(journal, "restored", step=step, path=path)
 
 
 def leave_done(step: str, key: str) -> None:
