@@ -107,17 +107,23 @@ class Steps:
         self.key, self.journal = key, journal_of(job_id)
         self.events = self.journal.events() if self.journal is not None else []
         batch = image.step_name(job_id, BATCH)
-        self._found = [
-            each
-            for each in generations(job_id, places(job_id, named), self.events)
-            if each.key == key and each.path.parent.name != batch
-        ]
+        every = generations(job_id, places(job_id, named), self.events)
+        self._found = [e for e in every if e.key == key and e.path.parent.name != batch]
+        self._whole = [each.path for each in every if each.path.parent.name == batch]
         self.had = len(self._found)
         self.told: list[str] = []  # what was set aside just now, for the user
 
     def done(self) -> bool:
         """Tell whether the step had ended with 0 in an earlier life (--cr-skip-done)."""
         return any(each["event"] == "done" and each.get("key") == self.key for each in self.events)
+
+    def in_whole(self) -> Path | None:
+        """Return a checkpoint of the whole job that the step is in, None where there is none."""
+        for path in self._whole:
+            with suppress(PycrError):
+                if any(each.key == self.key for each in image.load_all(path)[1:]):
+                    return path
+        return None
 
     def next(self) -> Path | None:
         """Return the next generation to try, presence and size of its files looked at."""

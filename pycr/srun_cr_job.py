@@ -288,6 +288,7 @@ class JobWrapper:
 
         self.mailbox.renew()
         self.question, self.waiting, self.pause_at = None, False, 0.0
+        self.launched = None
         os.close(self.control)
         apply_environment(message.get("environment", {}))
         generation = str(message["image_dir"])

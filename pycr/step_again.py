@@ -76,6 +76,12 @@ def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:
         say("the step had ended with 0 before the job was requeued: skipped")
         return 0
     if not steps.had:
+        whole = steps.in_whole()
+        if whole is not None:
+            say(
+                f"the step begins anew: it is in {whole}, a checkpoint of the whole job, which goes"
+                " on from those by itself only where it was submitted with --cr"
+            )
         wrapper.start()
         return wrapper.serve()
     status = try_each(wrapper, steps)

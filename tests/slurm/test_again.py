@@ -44,9 +44,9 @@ class Job(Scripted):
         """Wait until a file has so many lines."""
         until(f"{lines} lines in {name}", lambda: self.login.read(name).count("\n") >= lines, 60)
 
-    def create(self, what: str = "") -> Path:
+    def create(self, what: str = "", *words: str) -> Path:
         """Checkpoint a step of it, or all of it; return the generation as this machine sees it."""
-        done = self.login.pycr("create", what or self.job_id)
+        done = self.login.pycr("create", what or self.job_id, *words)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         (path,) = re.findall(r"(\S+/\d{4})\b", done.stdout)
         return self.login.place / Path(path).relative_to(self.login.dir)
@@ -128,7 +128,9 @@ def loop(alice: Login) -> None:
 
 
 def order(alice: Login) -> None:
-    """Equal steps: the second has a checkpoint; the first has none, and runs again."""
+    """Equal steps: the second has a checkpoint, of which the journal alone knows where it is; the
+    first has one of the whole job, which was not submitted with --cr: it runs again, and says so.
+    """
     text = f"""{COUNT}
 export HOLD=20
 for i in 1 2; do
@@ -136,13 +138,17 @@ for i in 1 2; do
 done
 """
     job = Job(alice, "order", text, "--open-mode=append")
+    job.has("a.out", 5)
+    job.create()
     job.has("a.out", 20 + 5)
-    job.create(job.step())
+    assert job.login.run("mkdir", "elsewhere").returncode == 0
+    job.create(job.step(), "--image-dir", "elsewhere")
     job.requeue()
     job.go("a")
     left = job.end()
     # It was cut back to what it was at the checkpoint, with all that the first had written twice.
     assert left.files["a.out"] == out(20, 20)
+    assert left.log.count("srun_cr: the step begins anew: it is in ") == 1
     assert left.status == "0:0"
 
 
