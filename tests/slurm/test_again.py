@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +208,18 @@ srun --cr bash -c "$COUNT" c 3; echo third $?
     assert left.files["c.out"] == out(3)
 
 
+def nothing_counted(login: Login) -> bool:
+    return login.sh("ls /tmp/srun_cr-steps.*").stdout == ""
+
+
 def test_steps_go_on(alice: Login) -> None:
     cases = (loop, order, damaged, none_left)
     with ThreadPoolExecutor(len(cases)) as pool:
         for future in [pool.submit(case, alice) for case in cases]:
             future.result()
-    done = alice.sh("ls /tmp/srun_cr-steps.*")
-    assert done.stdout == "", "counted steps are left"
+    for node in ("n0", "n1", "n2", "n3"):
+        login = Login(alice.cluster, "alice", node, alice.place)
+        until("the count of steps to go", partial(nothing_counted, login))
 
 
 SCRIPT = """#!/bin/bash
