@@ -171,16 +171,14 @@ class Steps:
         note(self.journal, "note", step=path.parent.name, text=text)
 
 
-def say_failed(generation: Path, step: str, error: BaseException) -> None:
+def say_failed(generation: Path, step: str, error: BaseException, where: str) -> None:
     """Leave why a task could not be restored to the srun_cr that tries generations in turn.
 
-    What is not the generation's fault is not said: the next one would fare no better.
+    where: names the task. What is not the generation's fault is not said: the next one would fare no better.
     """
     if not isinstance(error, FAILURES):
         return
-    text = str(error)
-    if isinstance(error, GeometryError):
-        text = GEOMETRY + text
+    text = f"{GEOMETRY}{error}" if isinstance(error, GeometryError) else f"{where}: {error}"
     with suppress(OSError):  # another task was first, or nothing can be written there
         path = generation.parent / image.failed_name(step)
         with os.fdopen(image.create(path), "w", errors="replace") as file:

@@ -359,14 +359,14 @@ def main() -> int:
         if pod.task_id == 0:  # all find the same
             print(f"pycr: couldn't restart: {printable(str(error))}", file=sys.stderr, flush=True)
             if pod.by_itself:
-                again.say_failed(pod.generation, pod.step, error)
+                again.say_failed(pod.generation, pod.step, error, pod.where())
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
         text = printable(f"{pod.where()}: {text}")
         print(f"pycr: couldn't restart: {text}", file=sys.stderr, flush=True)
         if pod.by_itself:
-            again.say_failed(pod.generation, pod.step, error)
+            again.say_failed(pod.generation, pod.step, error, pod.where())
         if script is not None:
             tried = pod.generation if meeting is not None else None
             said = printable(script.after(tried, error))

@@ -111,7 +111,7 @@ def try_each(wrapper: JobWrapper, steps: Steps) -> int | None:
         wrapper.launched = partial(_launched, steps.journal, str(path))
         wrapper.start(str(path), by_itself=True)
         status = wrapper.serve()
-        if status != FAILED << 8 or not steps.failed(path, wrapper.step):
+        if status == 0 or not steps.failed(path, wrapper.step):
             return status
         wrapper.forget()
 

@@ -153,13 +153,13 @@ def test_why_a_restart_failed(steps: Path) -> None:
     path = write_of(steps, "k.0", 1.0)
     found = again.Steps(12, "k.0", "")
     assert not found.failed(path, "12.7")
-    again.say_failed(path, "12.7", SlurmError("the node's"))
+    again.say_failed(path, "12.7", SlurmError("the node's"), "task 0 on n1")
     assert not found.failed(path, "12.7")
-    again.say_failed(path, "12.7", GeometryError("2 tasks"))
-    again.say_failed(path, "12.7", ImageError("another task's, later"))
+    again.say_failed(path, "12.7", GeometryError("2 tasks"), "task 0 on n1")
+    again.say_failed(path, "12.7", ImageError("another task's, later"), "task 0 on n1")
     assert found.failed(path, "12.7") and image.aside(path) == ""
-    again.say_failed(path, "12.7", ImageError("damaged"))
-    assert found.failed(path, "12.7") and image.aside(path) == "damaged"
+    again.say_failed(path, "12.7", ImageError("damaged"), "task 0 on n1")
+    assert found.failed(path, "12.7") and image.aside(path) == "task 0 on n1: damaged"
     assert sorted(each.name for each in path.parent.iterdir()) == [
         ".lock",
         "0001",
