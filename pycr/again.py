@@ -174,7 +174,8 @@ class Steps:
 def say_failed(generation: Path, step: str, error: BaseException, where: str) -> None:
     """Leave why a task could not be restored to the srun_cr that tries generations in turn.
 
-    where: names the task. What is not the generation's fault is not said: the next one would fare no better.
+    where: names the task. What is not the generation's fault is not said: the next one would fare
+    no better.
     """
     if not isinstance(error, FAILURES):
         return
@@ -265,9 +266,9 @@ class Script:
                 return ""
             with suppress(PycrError):
                 before = self.choose()
-                return self.requeue(f"{path} is set aside: it is requeued to go on from {before}")
+                return self.requeue(f"set aside; the job is requeued to go on from {before}")
         if self.variables.get("SLURM_CR_FALLBACK") != FRESH:
-            text = "no checkpoint is left to go on from, and it does not begin anew by itself"
+            text = "no checkpoint is left to go on from, and the job does not begin anew by itself"
             return f"{text} (--cr-fallback=fail)"
         home = self.variables.get(WISH, "")
         try:
@@ -275,8 +276,8 @@ class Script:
                 Path(home) if home else config.default_dir(config.site(), self.job_id), self.job_id
             )
         except PycrError as failure:
-            return f"no checkpoint is left, and it cannot begin anew: {failure}"
-        return self.requeue("no checkpoint is left: it is requeued to begin anew")
+            return f"no checkpoint is left, and the job cannot begin anew: {failure}"
+        return self.requeue("no checkpoint is left; the job is requeued to begin anew")
 
     def requeue(self, text: str) -> str:
         """Put the job back into the queue; return what to say."""

@@ -363,14 +363,13 @@ def main() -> int:
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
-        text = printable(f"{pod.where()}: {text}")
-        print(f"pycr: couldn't restart: {text}", file=sys.stderr, flush=True)
         if pod.by_itself:
             again.say_failed(pod.generation, pod.step, error, pod.where())
         if script is not None:
-            tried = pod.generation if meeting is not None else None
-            said = printable(script.after(tried, error))
-            print(f"pycr: job {pod.job_id}: {said}" * bool(said), file=sys.stderr, flush=True)
+            said = script.after(pod.generation if meeting is not None else None, error)
+            text = f"{text}; {said}" if said else text
+        text = printable(f"{pod.where()}: {text}")
+        print(f"pycr: couldn't restart: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.
         if (meeting is None or not meeting.fail()) and pod.tasks > 1:
             with suppress(PycrError):

@@ -292,13 +292,13 @@ def script_none_left(alice: Login, fallback: str) -> None:
     if not fallback:
         left = job.end()
         assert left.status == "125:0"
-        assert "no checkpoint is left to go on from, and it does not begin anew" in left.log
+        assert "no checkpoint is left to go on from, and the job does not begin anew" in left.log
         return
     job.again(2)
     left = job.finish()
     assert left.log.startswith("turn a\na.0 1\na.0 2\n"), left.log
     assert left.status == "0:0"
-    assert "it is requeued to begin anew" in job.notes()
+    assert "the job is requeued to begin anew" in job.notes()
 
 
 def test_script_goes_on(alice: Login) -> None:
