@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import config, image, record
+from pycr import config, image, protocol, record
 from pycr.errors import GeometryError, ImageError, PycrError, RestoreFailed, SlurmError
 from pycr.journal import Event, Journal
 from pycr.manifest import Manifest
@@ -118,7 +118,10 @@ class Steps:
         return any(each["event"] == "done" and each.get("key") == self.key for each in self.events)
 
     def in_whole(self) -> Path | None:
-        """Return a checkpoint of the whole job that the step is in, None where there is none."""
+        """Return a checkpoint of the whole job that the step is in, None where there is none, or
+        where the job would have gone on from it, and has said why it does not."""
+        if protocol.GOES_ON in os.environ:
+            return None
         for path in self._whole:
             with suppress(PycrError):
                 if any(each.key == self.key for each in image.load_all(path)[1:]):

@@ -133,7 +133,6 @@ def order(alice: Login) -> None:
     first has one of the whole job, which was not submitted with --cr: it runs again, and says so.
     """
     text = f"""{COUNT}
-export HOLD=20
 for i in 1 2; do
     srun --cr bash -c "$COUNT" a 20
 done
@@ -141,7 +140,9 @@ done
     job = Job(alice, "order", text, "--open-mode=append")
     job.has("a.out", 5)
     job.create()
-    job.has("a.out", 20 + 5)
+    job.go("a")
+    job.has("a.out", 20 + 1)
+    (job.login.place / "go.a").unlink()
     assert job.login.run("mkdir", "elsewhere").returncode == 0
     job.create(job.step(), "--image-dir", "elsewhere")
     job.requeue()
