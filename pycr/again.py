@@ -271,7 +271,7 @@ class Script:
                 before = self.choose()
                 return self.requeue(f"set aside; the job is requeued to go on from {before}")
         if self.variables.get("SLURM_CR_FALLBACK") != FRESH:
-            text = "no checkpoint is left to go on from, and the job does not begin anew by itself"
+            text = "no checkpoint is left to go on from, and the job is not started afresh"
             return f"{text} (--cr-fallback=fail)"
         home = self.variables.get(WISH, "")
         try:

@@ -293,7 +293,7 @@ def script_none_left(alice: Login, fallback: str) -> None:
     if not fallback:
         left = job.end()
         assert left.status == "125:0"
-        assert "no checkpoint is left to go on from, and the job does not begin anew" in left.log
+        assert "no checkpoint is left to go on from, and the job is not started afresh" in left.log
         return
     job.again(2)
     left = job.finish()
