@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash -o pipefail
 PACKAGES := mmdebstrap debian-archive-keyring python3 python3-venv python3-dev gcc libc6-dev make \
-	libslurm-dev binutils iproute2 util-linux shellcheck man-db
+	libslurm-dev binutils iproute2 util-linux shellcheck man-db zsh fish
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ := build/fuzz/venv
@@ -33,7 +33,7 @@ demo: setup  ## 4 tasks on 2 nodes: vacated midway, restarted on other nodes
 
 test: setup  ## the whole suite, on real clusters of both releases
 	$(PYTEST) -n 2 --dist worksteal tests
-	PYCR_RELEASE=forky $(PYTEST) tests/slurm/test_main.py
+	PYCR_RELEASE=forky $(PYTEST) tests/slurm/test_main.py tests/slurm/test_slurm_api.py
 
 ROUNDS := 25
 SEED := 1
@@ -45,7 +45,7 @@ lint: setup  ## ruff, mypy, cython-lint, shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy pycr tests setup.py
 	PATH=$(BIN):$$PATH cython-lint spank_cr pycr/c
-	shellcheck .ci/run
+	shellcheck .ci/run pycr/completion/pycr
 
 bench: setup  ## ratios against plain srun and plain criu
 	@$(BIN)/python -m tests.bench

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ from setuptools.command.build import build
 ROOT = Path(__file__).resolve().parent
 PLUGIN = Path("build/spank_cr.so")
 LIBRARY = Path("build/libpycr.so.0")
+PAGES = Path("build/man")
+MAN = runpy.run_path(str(ROOT / "docs/man/make.py"))
 OLDEST_SLURM = (22, 5)
 CFLAGS = [
     "-std=gnu11",
@@ -177,10 +180,31 @@ class build_library(build_native):
             page.write_text(".so man3/slurm_checkpoint.3\n", encoding="utf-8")
 
 
-class build_all(build):
-    """Build plugin and library with everything else: data_files then find them."""
+class build_man(Command):
+    """Make the man pages of the verbs: build/man/pycr-able.1 and so on."""
 
-    sub_commands = [("build_plugin", None), ("build_library", None), *build.sub_commands]
+    description = "make the man pages of the verbs"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+
+    def initialize_options(self) -> None:
+        pass
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        MAN["write"](ROOT / PAGES)
+
+
+class build_all(build):
+    """Build plugin, library and pages with everything else: data_files then find them."""
+
+    sub_commands = [
+        ("build_plugin", None),
+        ("build_library", None),
+        ("build_man", None),
+        *build.sub_commands,
+    ]
 
 
 class Platform(Distribution):
@@ -209,7 +233,15 @@ def man_pages() -> list[tuple[str, list[str]]]:
         section = page.suffix[1:]
         pages.setdefault(f"share/man/man{section}", []).append(str(page.relative_to(ROOT)))
     pages.setdefault("share/man/man3", []).extend(map(str, function_pages()))
+    pages["share/man/man1"] += [str(PAGES / name) for name in MAN["pages"]()]
     return list(pages.items())
+
+
+COMPLETION = {
+    "pycr": "share/bash-completion/completions",
+    "_pycr": "share/zsh/site-functions",
+    "pycr.fish": "share/fish/vendor_completions.d",
+}
 
 
 setup(
@@ -218,10 +250,11 @@ setup(
     description="Checkpoint/restart of Slurm job steps and batch jobs with CRIU",
     license="GPL-2.0-or-later",
     python_requires=">=3.9",
+    # Never required: it is of one Slurm release each, and Slurm's commands do (docs/install.md).
+    extras_require={"pyslurm": ["pyslurm"], "report": ["Pillow>=10.1"]},
     packages=find_packages(include=["pycr", "pycr.*"]),
     package_data={"pycr": ["py.typed"]},
     entry_points={"console_scripts": ["pycr = pycr.cli:main"]},
-    extras_require={"report": ["Pillow>=10.1"]},
     scripts=["pycr/bin/srun_cr"],
     data_files=[
         ("lib/slurm", [str(PLUGIN)]),
@@ -229,6 +262,7 @@ setup(
         ("lib/pkgconfig", ["build/pycr.pc"]),
         ("include/pycr", ["pycr/c/slurm.h", "pycr/c/slurm_errno.h"]),
         ("share/pycr", ["plugstack.conf.example"]),
+        *((place, [f"pycr/completion/{name}"]) for name, place in COMPLETION.items()),
         *man_pages(),
     ],
     distclass=Platform,
@@ -236,6 +270,7 @@ setup(
         "build": build_all,
         "build_plugin": build_plugin,
         "build_library": build_library,
+        "build_man": build_man,
     },
     zip_safe=False,
 )

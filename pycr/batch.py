@@ -27,7 +27,9 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.protocol import is_helper
 from pycr.record import Record
 from pycr.requeue import write_requeue
-from pycr.slurm import Geometry, Job, Layout, Step, batch_step, commands, job_geometry
+from pycr.slots import Slots
+from pycr.slurm import Geometry, Job, Layout, Step, batch_step, job_geometry
+from pycr.slurm.api import slurm
 from pycr.step import Checkpoint, Options, Progress
 
 NOTICE = 0.5  # seconds that Slurm may take to notice that a step has ended
@@ -113,7 +115,7 @@ class Script(Checkpoint):
         """Tell whether a step has ended since the script was asked; Slurm may take a moment."""
         names = set(self.step_names()) if "asked" in self.helpers.seen else set()
         give_up = time.monotonic() + (0 if at_once else NOTICE)
-        while not names - {each.name for each in commands.steps(self.job)}:
+        while not names - {each.name for each in slurm().steps(self.job)}:
             if time.monotonic() >= give_up:
                 return False
             time.sleep(AGAIN)
@@ -129,7 +131,7 @@ class Script(Checkpoint):
             return
         found: list[Step] = []
         with suppress(SlurmError):  # a warning that cannot be is no reason to fail
-            found = commands.steps(self.job)
+            found = slurm().steps(self.job)
         for other in found:
             name = other.fields.get("Name", "")
             if other.name not in self.step_names() and not is_helper(name):
@@ -181,7 +183,7 @@ class Script(Checkpoint):
         except PycrError as error:
             self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
         try:
-            (commands.requeue if self.requeue else commands.cancel)(self.job.job_id)
+            (slurm().requeue if self.requeue else slurm().cancel)(self.job.job_id)
         finally:
             self.helpers.tell(do="release")
         with suppress(PycrError):
@@ -193,7 +195,7 @@ class Script(Checkpoint):
         began = time.monotonic()
         delay = 0.05
         while True:
-            state = commands.job(self.job.job_id).state
+            state = slurm().job(self.job.job_id).state
             waited = time.monotonic() - began
             if state not in ("RUNNING", "COMPLETING"):
                 return
@@ -235,12 +237,15 @@ def checkpoint(
     """
     check(job, requeue)
     site = config.site()
-    record = Record(site, job, warn)
+    options = options.at(site)
+    record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled([batch_step(job)])
+    slots = Slots(site, progress, warn)
     script = Script(job, site, options, requeue, progress)
     try:
         script.prepare()
-        while not freeze_all(script, record):
+        slots.take([script])
+        while not freeze_all(script, record, slots):
             time.sleep(AGAIN)
         script.warn_of_others()
         for phase in step.last_phases(options):
@@ -249,6 +254,8 @@ def checkpoint(
         step.undo([*script.steps, script], error)
         record.failed([*(each.step for each in script.steps), script.step], error)
         raise
+    finally:
+        slots.close()
     return step.conclude([*script.steps, script], record, warn)
 
 
@@ -267,7 +274,7 @@ def run_last(script: Script, phase: str) -> None:
     getattr(script, phase)()
 
 
-def freeze_all(script: Script, record: Record) -> bool:
+def freeze_all(script: Script, record: Record, slots: Slots) -> bool:
     """Have the steps' tasks, then the script, stand still; tell whether they do.
 
     Raises PycrError where it is no use to try again, or no time is left to.
@@ -284,6 +291,7 @@ def freeze_all(script: Script, record: Record) -> bool:
             )
             script.steps[-1].beside = script.beside = script.steps
         step.run_phases(script.steps, ["prepare"])
+        slots.take([script, *script.steps])
         record.began([*script.steps, script])
         step.run_phases(script.steps, ["ask", "freeze"])
         script.freeze()
@@ -300,7 +308,7 @@ def running(script: Script, names: list[str]) -> list[Step]:
     """Return the named steps. Raises AlreadyDone where one has just ended."""
     if not names:
         return []
-    found = {each.name: each for each in commands.steps(script.job)}
+    found = {each.name: each for each in slurm().steps(script.job)}
     for name in names:
         if name not in found:
             raise AlreadyDone(f"step {name}: it has just ended")

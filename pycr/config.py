@@ -68,6 +68,10 @@ class Site(NamedTuple):
     allowed_dirs: str = ""
     faults: tuple[str, ...] = ()
 
+    def interval(self, seconds: int) -> int:
+        """Return the seconds between periodic checkpoints, for those that were asked for."""
+        return max(seconds, self.min_interval)
+
     def default_dir(self, user: str, home: str, job_id: int) -> Path:
         """Return the default image directory of a user's job (%u, %h, %j and %% filled in)."""
         values = {"%u": user, "%h": home, "%j": str(job_id), "%%": "%"}
@@ -171,22 +175,58 @@ def check_directory(path: Path) -> None:
         raise DirectoryError(f"image directory {path}: you cannot write to it")
 
 
+def check_allowed(path: Path, settings: Site) -> None:
+    """Refuse an image directory that is not below one of allowed_dirs, links followed.
+
+    Raises DirectoryError.
+    """
+    allowed = [each for each in settings.allowed_dirs.split(":") if each]
+    real = Path(os.path.realpath(path))
+    tops = [Path(os.path.realpath(each)) for each in allowed]
+    if allowed and not any(real == top or top in real.parents for top in tops):
+        raise DirectoryError(
+            f"image directory {path}: the site allows only {' and '.join(allowed)}"
+            " (allowed_dirs in plugstack.conf)"
+        )
+
+
 def image_dir(option: str | None, wish: str | None, settings: Site, job_id: int) -> Path:
     """Return the image directory: the option's, the variable's, the step's own, or the site's.
 
-    Only the site's default is made when it is missing. Raises DirectoryError.
+    It must be one that the site allows. Only the site's default is made when it is missing.
+    Raises DirectoryError.
     """
     named = option or os.environ.get("SLURM_CHECKPOINT_DIR") or wish
-    if named:
+    if named and (named != wish or not is_default(wish, settings, job_id)):
         check_directory(Path(named))
+        check_allowed(Path(named), settings)
         return Path(named).absolute()
     path = default_dir(settings, job_id)
+    check_allowed(path, settings)
     try:
         path.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DirectoryError(f"{path}: {error.strerror}") from error
     check_directory(path)
     return path
+
+
+def is_default(wish: str, settings: Site, job_id: int) -> bool:
+    """Tell whether a step's own image directory is the site's default, as the plugin has it."""
+    try:
+        return Path(wish) == default_dir(settings, job_id)
+    except NoSuchUser:
+        return False
+
+
+def default_top(settings: Site) -> Path:
+    """Return the directory that has this user's default image directories of all jobs, or is it.
+
+    Raises NoSuchUser.
+    """
+    whole = settings.checkpoint_dir.split("/")
+    above = next((at for at, part in enumerate(whole) if "%j" in part), len(whole))
+    return default_dir(settings._replace(checkpoint_dir="/".join(whole[:above]) or "/"), 0)
 
 
 def default_dir(settings: Site, job_id: int) -> Path:

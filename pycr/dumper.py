@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, host, identity, image, protocol, task
+from pycr import ask, host, identity, image, protocol, slots, task
 from pycr.ask import Asked
 from pycr.engine import criu, holds, proc
 from pycr.errors import UNDER_WAY, Busy, DirectoryError, NotSupported, PycrError, TaskError
@@ -58,6 +58,7 @@ class Helper:
         self.dumps: dict[int, task.Dump] = {}
         self.directory: Path | None = None
         self.patience = BEFORE
+        self.slot: socket.socket | None = None  # one of this node's, while it is held
         self.keep = True
         self.committed = False  # whether the end of this helper is the end of what it holds
         self._out = threading.Lock()
@@ -292,6 +293,8 @@ class Helper:
             self.patience = float(value["patience"]) + GRACE
             self.find([int(each) for each in value["tasks"][self.node]], float(value["wait"]))
             self.ready()
+        elif verb == "slot":
+            self.take_slot(self.node in value["nodes"], int(value["slots"]))
         elif verb == "ask":
             self.ask(float(value["patience"]))
         elif verb == "dump":
@@ -305,6 +308,16 @@ class Helper:
             self.seal()
         else:
             raise ValueError(f"no such command: {verb!r:.40}")
+
+    def take_slot(self, wanted: bool, count: int) -> None:
+        """Give this node's slot back; take one, where one is wanted, and report (slots.py)."""
+        if self.slot is not None:
+            self.slot.close()
+            self.slot = None
+        if wanted:
+            self.slot = slots.bind(count)
+            got = self.slot is not None
+            self.report({"event": "slot", "task": min(self.leaders), "got": got})
 
     def ask(self, patience: float) -> None:
         """Ask the tasks' processes that want to be asked, and report. Raises PycrError."""
@@ -335,7 +348,7 @@ class Helper:
             ) from error
         self.keep = bool(value["keep"])
         limits = task.Limits(self.criu, self.ghost_limit, int(value["timeout"]))
-        slots = threading.Semaphore(self.parallel)
+        at_once = threading.Semaphore(self.parallel)
         for task_id, leader in sorted(self.leaders.items()):
             kind = PodDump if task_id in self.pods else task.Dump
             dump = kind(
@@ -343,7 +356,7 @@ class Helper:
                 leader,
                 self.directory / image.task_name(task_id),
                 limits,
-                slots,
+                at_once,
                 self.report,
                 keep=self.keep,
                 hold=bool(value["hold"]),

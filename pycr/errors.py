@@ -16,6 +16,7 @@
      |- Busy                  13   EALREADY
      |   `- Later                  not now: asked again until --max-wait
      |- SlurmError            14
+     |   `- Suspended               ESLURM_DISABLED
      |- NoSuchUser            15   ESLURM_USER_ID_MISSING
      |- Disabled              16   ESLURM_DISABLED
      |- Remaining             17
@@ -79,7 +80,8 @@ class NotSupported(PycrError):
 
 
 class DirectoryError(PycrError):
-    """The image directory is missing, unwritable, unsafe, or not visible on a node."""
+    """The image directory is missing, unwritable, unsafe, full, or not visible on a node; or the
+    site does not allow it, or so large a checkpoint."""
 
     exit_status = 8
 
@@ -124,6 +126,12 @@ class SlurmError(PycrError):
     """A Slurm command failed for a reason of its own."""
 
     exit_status = 14
+
+
+class Suspended(SlurmError):
+    """The job is suspended: nothing of it can run, no helper either."""
+
+    eslurm = 2037
 
 
 class NoSuchUser(PycrError):

@@ -17,7 +17,8 @@ from pycr import config, journal, report
 from pycr.errors import AccessDenied, AlreadyDone, NoSuchJob, NoSuchUser
 from pycr.journal import Event, Journal
 from pycr.report import Known, Life
-from pycr.slurm import Job, accounting, commands
+from pycr.slurm import Job, accounting
+from pycr.slurm.api import slurm
 
 LONGEST_CHAIN = 100  # jobs, each gone on from the one before
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
@@ -59,7 +60,7 @@ def look(job_id: int, image_dir: str | None = None) -> Report:
 
 def _job(job_id: int) -> Job | None:
     try:
-        return commands.job(job_id)
+        return slurm().job(job_id)
     except NoSuchJob:
         return None
 

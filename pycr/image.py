@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import space
+from pycr import oldnames, space
 from pycr.errors import UNDER_WAY, AccessDenied, Busy, DirectoryError, ImageError
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import BATCH
@@ -226,8 +226,9 @@ def resolve(path: Path) -> Path:
     """Return the generation that a path stands for: itself, or the newest of a step's directory
     that was not set aside.
 
-    Raises ImageError.
+    path: names of old images too (oldnames.py). Raises ImageError.
     """
+    path = oldnames.successor(path)
     if is_leftover(path.name):
         raise ImageError(f"{path}: the remains of a checkpoint that was not finished")
     if os.path.isfile(path / MANIFEST):
@@ -242,6 +243,7 @@ def resolve(path: Path) -> Path:
         half = [name for name in os.listdir(path) if is_leftover(name)]
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
+    oldnames.refuse_images(path)
     under = steps(path)
     why = "no whole checkpoint in it"
     if half:

@@ -26,6 +26,9 @@ requeued job has steps by the same names again. The events are written by whoeve
     done                 key                         a step has ended with 0 (--cr-skip-done)
     life                 since nodes end interval    a keeper (keeper.py) looks after the job from
                          before_end generation       now on; generation: what it goes on from
+    next                 since at                    when it makes the next one (seconds since the
+                                                     epoch), where that is not `interval` after the
+                                                     last one, or after `life`
     ended                why                         and does no more: requeued, preempted, done
 """
 
@@ -153,7 +156,8 @@ class Journal:
         """Open the directory of journals. Raises OSError, AccessDenied."""
         path = self.place / DIRECTORY
         if make:
-            path.mkdir(0o700, parents=True, exist_ok=True)
+            self.place.mkdir(0o700, parents=True, exist_ok=True)
+            path.mkdir(0o700, exist_ok=True)
         descriptor = os.open(path, DIR_FLAGS)
         try:
             self._check(descriptor)
@@ -180,6 +184,8 @@ def _parse(data: bytes) -> Iterator[Event]:
             isinstance(value, dict)
             and isinstance(value.get("event"), str)
             and type(value.get("time")) in (int, float)
+            and 0 <= value["time"] < 1 << 40  # and so no NaN
+            and isinstance(value.get("steps", []), list)
         ):
             yield value
 

@@ -57,7 +57,8 @@ class TaskImage(NamedTuple):
 
 class Manifest(NamedTuple):
     """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it; batch:
-    what is said of a batch script alone (batch.py), {} for a step."""
+    what is said of a batch script alone (batch.py), {} for a step. work: seconds that the step, or
+    the script, had run for, in its earlier lives too; 0 where not known."""
 
     job_id: int
     step_id: int
@@ -67,6 +68,7 @@ class Manifest(NamedTuple):
     command: list[str]
     cwd: str
     created: float
+    work: float
     kept_running: bool
     geometry: dict[str, Any]
     hosts: dict[str, dict[str, str]]
@@ -114,6 +116,7 @@ class Manifest(NamedTuple):
                 " reads: restart it with the pycr that wrote it"
             )
         value.pop("format")
+        value.setdefault("work", 0.0)  # the first ones of this format had none
         try:
             tasks = [_typed(TaskImage, task) for task in value.pop("tasks")]
             manifest: Manifest = _typed(cls, {**value, "tasks": []})._replace(tasks=tasks)

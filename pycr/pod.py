@@ -10,6 +10,7 @@ How it is restored is restore.py's; how it is dumped is task.py's, as on a node.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import select
 import signal
@@ -78,6 +79,23 @@ def lengthen(past: Past, values: dict[str, str]) -> Past:
     return found
 
 
+def lives(past: Past, values: dict[str, str], now: dict[str, str]) -> int:
+    """Return how often a restored task has been restarted, this time among them.
+
+    Slurm counts a job's requeues, and nothing in a new job. past, values, now: Slurm's variables
+    in the jobs before, those the task was first executed with, and those of this job.
+    """
+    before = [*past.get(ALWAYS, []), values.get(ALWAYS)]
+    known = [int(each) for each in before if each is not None and is_count(each)]
+    told = now.get(ALWAYS, "")
+    return max(int(told) if is_count(told) else 0, max(known, default=0) + 1)
+
+
+def is_count(text: str) -> bool:
+    """Tell whether a variable's value is a count; it may be anything that its user likes."""
+    return re.fullmatch("[0-9]{1,9}", text) is not None
+
+
 class Pod:
     """The restored task and what goes on beside it."""
 
@@ -89,6 +107,7 @@ class Pod:
         self.ctl, self.status = int(argv[10]), int(argv[11])
         self.environment = read_environment(int(argv[13]))
         self.past: Past = {}
+        self.worked = 0.0  # seconds, in the jobs before
         self.private = int(argv[16])
         self.listener = socket.socket(fileno=int(argv[17]))
         self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
@@ -111,6 +130,19 @@ class Pod:
         what = "the batch script" if self.job.script else f"task {self.task_id}"
         return f"{what} on {self.node}"
 
+    def first(self) -> dict[str, str]:
+        """Return the variables that the task was executed with, in its first job."""
+        try:
+            first = Path(f"/proc/{self.root}/environ").read_bytes()
+        except OSError:
+            first = b""
+        pairs = [os.fsdecode(each).partition("=") for each in first.split(b"\0") if each]
+        return {name: value for name, _, value in pairs}
+
+    def count(self) -> None:
+        """Have what it tells of this job say how often the task has been restarted."""
+        self.environment[ALWAYS] = str(lives(self.past, self.first(), self.environment))
+
     def changes(self) -> Past:
         """Return Slurm's variables that are otherwise now: name -> [now, in the jobs before...].
 
@@ -118,12 +150,7 @@ class Pod:
         the job that pycr restart submits names more of them than its user once did. The task's own
         first environment is what it was executed with.
         """
-        try:
-            first = Path(f"/proc/{self.root}/environ").read_bytes()
-        except OSError:
-            first = b""
-        pairs = [os.fsdecode(each).partition("=") for each in first.split(b"\0") if each]
-        before = lengthen(self.past, {name: value for name, _, value in pairs})
+        before = lengthen(self.past, self.first())
         before.setdefault(ALWAYS, [None])
         found: Past = {}
         for name, values in before.items():
@@ -279,6 +306,7 @@ class Pod:
                             past[identity.VARIABLE] = [self.environment[identity.VARIABLE]]
                         goes_on = protocol.GOES_ON in self.environment
                         more = {"image_dir": wish, "environment": past, "goes_on": goes_on}
+                        more["work"] = self.worked
                         protocol.say(stream, {**found, **more})
                     elif value["do"] == "look":
                         task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
@@ -350,6 +378,8 @@ def main() -> int:
         meeting = Meeting(generation, Place(pod.step, pod.task_id, pod.tasks))
         restored = restore(pod.criu, generation, meeting, pod.job, pod.private)
         pod.root, pod.past, pod.end = restored.pid, restored.past, restored.end
+        pod.worked = restored.work
+        pod.count()
         pod.announce()
         if script is not None:
             script.restored(generation)

@@ -5,7 +5,8 @@
                            |   `---- failed
                            `- none where its writer was killed: `began` says until when it counts
 
-A journal that cannot be written is told of and is no reason to lose a checkpoint.
+A journal that cannot be written is told of and is no reason to lose a checkpoint. Behind committed
+and failed runs the site's program, where there is one (hook.py).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pycr import config, image, journal
+from pycr import config, hook, image, journal
 from pycr.errors import Busy, Disabled, NoSuchUser, PycrError
-from pycr.journal import Journal
+from pycr.journal import Event, Journal
 from pycr.slurm import BATCH, Job, Step
 
 if TYPE_CHECKING:
@@ -43,14 +44,36 @@ def since(job: Job, step: Step | None = None) -> str:
     return fields.get("StartTime", "")
 
 
+def refuse_disabled(events: Sequence[Event], job: Job, steps: Iterable[Step]) -> None:
+    """Refuse steps of a job that its journal says are disabled. Raises Disabled."""
+    if not events:
+        return
+    for step in steps:
+        found = journal.state(events, step.name, since(job, step), since(job))
+        if found.disabled or found.job_disabled:
+            name = step.name if found.disabled else str(job.job_id)
+            times = max(found.disabled, found.job_disabled)
+            more = f", {times} times" if times > 1 else ""
+            raise Disabled(f"{step.title}: checkpoints are disabled{more}: pycr enable {name}")
+
+
 class Record:
     """What is written of one command's checkpoints."""
 
-    def __init__(self, site: config.Site, job: Job, warn: Callable[[str], None]) -> None:
-        self.job, self.warn = job, warn
+    def __init__(
+        self,
+        site: config.Site,
+        job: Job,
+        warn: Callable[[str], None],
+        image_dir: str | None = None,
+    ) -> None:
+        """image_dir: that of the command line, where it names one."""
+        self.job, self.site, self.warn = job, site, warn
         self.journal = of_job(site, job.job_id)
         self.id = os.urandom(4).hex()
         self.vacate = False
+        default = self.journal.place if self.journal is not None else Path("/")
+        self.place = Path(image_dir).absolute() if image_dir else default  # until began() knows
 
     def refuse_disabled(self, steps: Iterable[Step]) -> None:
         """Refuse steps for which checkpoints are disabled, or for whose job.
@@ -58,21 +81,14 @@ class Record:
         Raises Disabled, DirectoryError, AccessDenied.
         """
         events = self.journal.events() if self.journal is not None else []
-        if not events:
-            return
-        for step in steps:
-            found = journal.state(events, step.name, since(self.job, step), since(self.job))
-            if found.disabled or found.job_disabled:
-                name = step.name if found.disabled else str(self.job.job_id)
-                times = max(found.disabled, found.job_disabled)
-                more = f", {times} times" if times > 1 else ""
-                raise Disabled(f"{step.title}: checkpoints are disabled{more}: pycr enable {name}")
+        refuse_disabled(events, self.job, steps)
 
     def began(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Note that they are under way. The last is the one that has the generation."""
         first, whole = checkpoints[0], checkpoints[-1]
         assert whole.writer is not None
         self.vacate = first.options.vacate
+        self.place = whole.writer.final.parent.parent
         needs: dict[str, int] = {}
         for each in checkpoints:
             for node, size in each.needs_by_node().items():
@@ -104,6 +120,9 @@ class Record:
                 key=every[0].key,
                 vacate=self.vacate,
             )
+        for path in made:
+            own = image.load(path)
+            self._run_hook(own.step_id, 0, path)
 
     def failed(self, steps: Sequence[Step], error: BaseException) -> None:
         """Note why they were not made; that another is under way is no failure of this one."""
@@ -113,6 +132,17 @@ class Record:
         text = str(error) or "interrupted"
         names = [each.name for each in steps]
         self._append("failed", steps=names, code=code or GENERAL, message=text[: journal.LONGEST])
+        script = [each for each in steps if each.step_id == BATCH]
+        for step in script or steps:  # the steps in a batch job's checkpoint are parts of it
+            self._run_hook(step.step_id, code or GENERAL, self.place / step.name)
+
+    def _run_hook(self, step_id: int, code: int, directory: Path) -> None:
+        """Run the site's program, where it has one; that it fails is worth a warning."""
+        if not self.site.after_checkpoint:
+            return
+        trouble = hook.run(self.site.after_checkpoint, self.job.job_id, step_id, code, directory)
+        if trouble:
+            self.warn(f"after_checkpoint (plugstack.conf): {trouble}")
 
     def _append(self, event: str, **values: object) -> None:
         if self.journal is None:

@@ -205,10 +205,12 @@ class Job(NamedTuple):
 
 class Restored(NamedTuple):
     """A restored task: its pid, what Slurm's variables were in the jobs that it was restarted in
-    before, what the user should know of its files, and what to do when it has ended."""
+    before, the seconds that it had run for in them (manifest.py), what the user should know of its
+    files, and what to do when it has ended."""
 
     pid: int
     past: Past
+    work: float
     notes: list[str]
     end: Callable[[], None]
 
@@ -274,7 +276,7 @@ def restore(path: str, generation: Path, meeting: Meeting, job: Job, private: in
         os.close(private)
         for _, fd in pairs:
             os.close(fd)
-    return Restored(pid, mine.environment, files.restored(), files.end)
+    return Restored(pid, mine.environment, manifest.work, files.restored(), files.end)
 
 
 def files_of_steps(generation: Path) -> list[OpenFile]:

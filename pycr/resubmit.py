@@ -28,6 +28,7 @@ from pycr.errors import (
 from pycr.manifest import Manifest
 from pycr.requeue import write_requeue
 from pycr.slurm import Geometry, commands, like, names_nodes
+from pycr.slurm.api import slurm
 
 COMPLAINT = f"""
 echo "pycr: couldn't restart: the batch script on $SLURMD_NODENAME: the spank_cr plugin is not" \\
@@ -91,7 +92,7 @@ def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) ->
     """
     refuse_running(manifest)
     try:
-        job = commands.job(manifest.job_id)
+        job = slurm().job(manifest.job_id)
     except NoSuchJob as error:
         raise NotSupported(
             f"job {manifest.job_id}: Slurm has no record of it any more (MinJobAge), and gives no"
@@ -101,7 +102,7 @@ def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) ->
         raise ImageError(f"job {manifest.job_id} is another job than the checkpoint's by now")
     write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
     regain()
-    commands.requeue(manifest.job_id)
+    slurm().requeue(manifest.job_id)
 
 
 def refuse_running(manifest: Manifest) -> None:
@@ -110,7 +111,7 @@ def refuse_running(manifest: Manifest) -> None:
     Raises Busy.
     """
     try:
-        job = commands.job(manifest.job_id)
+        job = slurm().job(manifest.job_id)
     except NoSuchJob:
         return
     same = job.uid == manifest.uid and job.fields.get("JobName") == manifest.geometry.get("name")

@@ -18,12 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import __version__, config, protocol, space
+from pycr import __version__, config, limits, protocol
 from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
-from pycr.record import Record
-from pycr.slurm import Geometry, Job, Layout, Step, commands, geometry
+from pycr.record import Record, since
+from pycr.slots import Slots
+from pycr.slurm import Geometry, Job, Layout, Step, geometry
+from pycr.slurm.api import slurm
 from pycr.writer import Part, Writer
 
 MAX_WAIT = 60
@@ -37,12 +39,19 @@ Progress = Callable[[str, int, int], None]
 
 
 class Options(NamedTuple):
-    """What a checkpoint is asked for. max_wait: seconds until it must be committed."""
+    """What a checkpoint is asked for.
+
+    max_wait: seconds until it must be committed; 0: the site's default.
+    """
 
     vacate: bool = False
     image_dir: str | None = None
-    max_wait: int = MAX_WAIT
+    max_wait: int = 0
     independent: bool = False
+
+    def at(self, site: config.Site) -> Options:
+        """Return them with what the site has by default."""
+        return self._replace(max_wait=self.max_wait or site.max_wait or MAX_WAIT)
 
 
 class Checkpoint:
@@ -81,7 +90,7 @@ class Checkpoint:
         )
 
     def _layout(self) -> Layout:
-        return commands.layout(self.step.job_id, self.step.step_id)
+        return slurm().layout(self.step.job_id, self.step.step_id)
 
     def _just_started(self) -> float:
         """Return the seconds to wait for tasks that may be about to start."""
@@ -115,20 +124,12 @@ class Checkpoint:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
         self.needs = sum(int(each["needs"]) for each in self._facts())
         directory = (self.inside or self)._image_dir()
-        self._check_space(directory)
+        limits.before(self, directory)
         if self.inside is not None and self.inside.writer is not None:
             self.writer = self.inside.writer.part(self.step.name)
         else:
             self.writer = Writer(directory, self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
-
-    def _check_space(self, directory: Path) -> None:
-        """Refuse what will not fit, together with what is written at the same time.
-
-        Raises DirectoryError.
-        """
-        needs = sum(each.needs for each in self._together())
-        space.check(directory, needs, self.step.title)
 
     def _facts(self) -> list[protocol.Object]:
         """Return what the helpers have said of each task."""
@@ -142,7 +143,7 @@ class Checkpoint:
             for node, value in self.helpers.ready.items()
         }
 
-    def _together(self) -> set[Checkpoint]:
+    def together(self) -> set[Checkpoint]:
         """Return all that this command checkpoints at the same time, this one among them."""
         return {self, *self.beside, *([self.inside] if self.inside is not None else ())}
 
@@ -208,6 +209,7 @@ class Checkpoint:
     def commit(self) -> Path:
         """Make the generation visible and return its path."""
         assert self.writer is not None
+        limits.after(self)
         self.committed = self.writer.commit(self._manifest())
         return self.committed
 
@@ -249,6 +251,7 @@ class Checkpoint:
             command=tasks[0].args or [tasks[0].exe],
             cwd=tasks[0].cwd,
             created=time.time(),
+            work=self._work(tasks),
             kept_running=not self.options.vacate,
             geometry=self._geometry()._asdict(),
             hosts={node: value["host"] for node, value in helpers.ready.items()},
@@ -267,12 +270,23 @@ class Checkpoint:
     def _geometry(self) -> Geometry:
         return geometry(self.job, self.step)
 
+    def _work(self, tasks: Sequence[TaskImage]) -> float:
+        """Return the seconds that it had run for when it stood still, since its first start.
+
+        By the wall clock, as the nodes and slurmctld have it: a suspension counts too.
+        """
+        started = since(self.job, self.step)
+        if not started.isdigit():
+            return 0.0
+        before = max((float(each.get("work", 0.0)) for each in self._facts()), default=0.0)
+        return round(before + max(0.0, min(task.began for task in tasks) - int(started)), 3)
+
     def _batch(self) -> dict[str, Any]:
         return {}
 
     def let_all_go(self) -> None:
         """Have all that this command holds let go, before anything is asked or waited for."""
-        for each in self._together():
+        for each in self.together():
             each.helpers.let_go()
 
     def give_up(self) -> None:
@@ -307,19 +321,24 @@ def checkpoint(
     """
     begun: list[Checkpoint] = []
     site = config.site()
-    record = Record(site, job, warn)
+    options = options.at(site)
+    record = Record(site, job, warn, options.image_dir)
     record.refuse_disabled(steps)
+    slots = Slots(site, progress, warn)
     try:
         for step in steps:
             begun.append(Checkpoint(job, step, site, options, progress))
             begun[-1].beside = begun
         run_phases(begun, ["prepare"])
+        slots.take(begun)
         record.began(begun)
         run_phases(begun, ["ask", "freeze", *last_phases(options)])
     except BaseException as error:
         undo(begun, error)
         record.failed(steps, error)
         raise
+    finally:
+        slots.close()
     return conclude(begun, record, warn)
 
 
@@ -371,7 +390,7 @@ def end_step(job: Job, step: Step) -> None:
     give_up = time.monotonic() + END_WAIT
     asked = False
     delay = 0.02
-    while any(each.step_id == step.step_id for each in commands.steps(job)):
+    while any(each.step_id == step.step_id for each in slurm().steps(job)):
         if time.monotonic() > give_up:
             raise TimedOut(
                 f"step {step.name}: checkpointed, but it has not ended after {END_WAIT} s:"
@@ -380,6 +399,6 @@ def end_step(job: Job, step: Step) -> None:
         if not asked and time.monotonic() > give_up - END_WAIT + 5:
             asked = True
             with suppress(SlurmError):
-                commands.kill_step(step.job_id, step.step_id)
+                slurm().kill_step(step.job_id, step.step_id)
         time.sleep(delay)
         delay = min(delay * 2, 1.0)

@@ -6,22 +6,25 @@ from __future__ import annotations
 import os
 
 from pycr import protocol
-from pycr.errors import AccessDenied, AlreadyDone, JobPending, NotSupported, SlurmError
-from pycr.slurm import Job, Step, commands
+from pycr.errors import AccessDenied, AlreadyDone, JobPending, NotSupported, Suspended
+from pycr.slurm import Job, Step
+from pycr.slurm.api import slurm
 
 
-def find_job(job_id: int, name: str) -> Job:
+def find_job(job_id: int, name: str, root: bool = False, suspended: bool = False) -> Job:
     """Return a job that can be checkpointed as far as Slurm can say. name: what to call it.
 
-    Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, SlurmError.
+    root: who may have it though it is a user's. suspended: whether it may be.
+
+    Raises NoSuchJob, AccessDenied, JobPending, AlreadyDone, Suspended, SlurmError.
     """
-    job = commands.job(job_id)
-    if job.uid != os.getuid():
+    job = slurm().job(job_id)
+    if job.uid != os.getuid() and not (root and os.getuid() == 0):
         raise AccessDenied(f"{name}: it is {job.user}'s, not yours")
     if job.pending:
         raise JobPending(f"{name}: the job has not started")
-    if job.state == "SUSPENDED":
-        raise SlurmError(f"{name}: the job is suspended: resume it first")
+    if job.state == "SUSPENDED" and not suspended:
+        raise Suspended(f"{name}: the job is suspended: resume it first")
     if not job.running:
         raise AlreadyDone(f"{name}: the job has ended ({job.state})")
     return job
@@ -35,7 +38,7 @@ def find(job: Job, step_id: int | None) -> list[Step]:
     if "HetJobId" in job.fields:
         name = f"step {job.job_id}.{step_id}" if step_id is not None else f"job {job.job_id}"
         raise NotSupported(f"{name}: steps of heterogeneous jobs cannot be checkpointed yet")
-    running = commands.steps(job)
+    running = slurm().steps(job)
     if step_id is not None:
         running = [step for step in running if step.step_id == step_id]
         if not running:

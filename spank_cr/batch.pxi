@@ -22,6 +22,12 @@ cdef bint cr_is_batch(spank_t sp) noexcept nogil:
             step_id == SLURM_BATCH_SCRIPT)
 
 
+cdef bint cr_is_asked_for() noexcept nogil:
+    """Tell whether this step or script was started with an option that it is checkpointed by."""
+    return (options.cr or options.checkpoint != 0 or options.before_end != 0 or
+            options.checkpoint_dir[0] != 0 or options.restart_dir[0] != 0)
+
+
 cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
     """Note whose job this is, in slurmstepd itself, as root.
 
@@ -29,8 +35,11 @@ cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
     the system's, not the user's; nothing of the user's is read.
     """
     cdef uid_t uid = 0
+    cdef uint32_t step_id = 0
     cdef passwd *entry
-    if not cr_is_batch(sp) or spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS:
+    if not cr_is_batch(sp) and not (cr_is_step(sp, &step_id) and cr_is_asked_for()):
+        return
+    if spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS:
         return
     entry = getpwuid(uid)
     if (entry == NULL or strlen(entry.pw_name) >= sizeof(cr_batch.user) or
@@ -119,6 +128,23 @@ cdef void cr_batch_exit(spank_t sp) noexcept nogil:
     setfsuid(uid)
     unlink(path)
     setfsuid(geteuid())
+
+
+cdef void cr_batch_tell(spank_t sp) noexcept nogil:
+    """Set SLURM_CHECKPOINT_IMAGE_DIR, as Slurm did: where checkpoints of this task will be.
+
+    Only where checkpoint/restart was asked for: a step that uses none of it is left as it is.
+    """
+    cdef char path[2 * PATH_SIZE]
+    cdef char job[12]
+    cdef uint32_t job_id = 0
+    if options.checkpoint_dir[0] != 0:
+        spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
+    elif (cr_is_asked_for() and cr_batch.user[0] != 0 and
+            spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS):
+        snprintf(job, sizeof(job), b"%u", job_id)
+        if cr_batch_place(path, sizeof(path), job):
+            spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", path, 1)
 
 
 cdef bint cr_batch_find(spank_t sp, const char *name) noexcept nogil:

@@ -258,13 +258,13 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         cr_caps_narrow(cr_caps_dump() | cr_caps_restore() | <uint64_t> 1 << CAP_SYS_ADMIN)
     cr_absolute(options.restart_dir)
     cr_absolute(options.checkpoint_dir)
-    if options.checkpoint_dir[0] != 0:
-        spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", options.checkpoint_dir, 1)
+    cr_successor(options.restart_dir)
     if batch:
         options.helper[0] = 0
         cr_batch_variables(sp)
         if cr_batch_again(sp) and not (options.cr and cr_batch_find(sp, b"newest")):
             cr_batch_find(sp, b"requeue")          # no capability is in effect
+    cr_batch_tell(sp)
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
         if batch and getuid() != 0:
             cr_caps_drop()

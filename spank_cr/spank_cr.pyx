@@ -26,6 +26,7 @@ cdef extern from *:
 
 include "config.pxi"
 include "options.pxi"
+include "oldnames.pxi"
 include "privileged.pxi"
 include "wrap.pxi"
 include "inside.pxi"

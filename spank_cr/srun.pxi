@@ -116,6 +116,10 @@ cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
     if options.checkpoint_dir[0] != 0:
         cr_srun_check_dir(b"--checkpoint-dir=", options.checkpoint_dir, W_OK | X_OK)
     if options.restart_dir[0] != 0:
+        cr_successor(options.restart_dir)
+        if cr_is_blcr(options.restart_dir):
+            cr_srun_refuse(b"--restart-dir=", options.restart_dir,
+                           b"an image of BLCR, which CRIU cannot read: start the job anew")
         cr_srun_check_dir(b"--restart-dir=", options.restart_dir, R_OK | X_OK)
     if getenv(b"SLURM_SRUN_CR_SOCKET") != NULL:
         cr_srun_settings()

@@ -13,7 +13,8 @@ import os
 import re
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from pycr import __version__
 from pycr.errors import DirectoryError, PycrError, UsageError, printable
@@ -21,29 +22,55 @@ from pycr.manifest import Manifest
 from pycr.slurm import BATCH
 from pycr.space import size as size
 
+NO_VAL = 0xFFFFFFFE  # every step of a job
+
 # verb -> (module, one line for --help)
 VERBS = {
     "create": ("checkpoint", "checkpoint a batch job or a step, which goes on running"),
     "vacate": ("checkpoint", "checkpoint a batch job or a step, then end it"),
     "requeue": ("checkpoint", "checkpoint a batch job, and put it back into the queue"),
+    "able": ("able", "tell whether a job or a step can be checkpointed now"),
+    "disable": ("enable", "have checkpoints of a job or a step refused"),
+    "enable": ("enable", "have them made again"),
+    "error": ("error", "tell what went wrong with the last checkpoint"),
+    "tasks": ("tasks", "checkpoint the tasks of a step, at a given time"),
+    "complete": ("complete", "note what came of a checkpoint"),
     "restart": ("restart", "start a job or a step that goes on from a checkpoint"),
     "ls": ("ls", "list checkpoints"),
     "show": ("show", "tell everything about one checkpoint"),
+    "status": ("status", "tell how a job's checkpoints stand, and how far a running one is"),
     "verify": ("verify", "tell whether a checkpoint is whole, and could be restarted"),
     "rm": ("rm", "remove checkpoints"),
     "report": ("report", "show where a job's time went: run, frozen, queued, lost"),
     "drain": ("drain", "checkpoint and requeue the jobs on nodes that are to be drained"),
+    "gc": ("gc", "remove checkpoints that are of no more use"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }
 
 
+def by_name(text: str) -> str:
+    """Return JOB or JOB.batch where a program wrote Slurm's numbers for these, else the text."""
+    for number, name in ((NO_VAL, ""), (BATCH, ".batch")):
+        if re.fullmatch(rf"[0-9]+\.{number}", text):
+            return text.split(".")[0] + name
+    return text
+
+
 def step_id(text: str) -> tuple[int, int | None]:
     """Parse JOB, JOB.STEP or JOB.batch. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", text)
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", by_name(text))
     if match is None:
         raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
     job, step = match.groups()
     return int(job), None if step is None else BATCH if step == "batch" else int(step)
+
+
+def byte_count(text: str) -> int:
+    """Parse a size: bytes, or with K, M, G, T behind it (1024 of the one before)."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", text)
+    if match is None or not int(match.group(1)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size, as 500M or 20G")
+    return int(match.group(1)) << 10 * " KMGT".index(match.group(2) or " ")
 
 
 def count(number: int, thing: str) -> str:
@@ -82,10 +109,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+class VerbParser(argparse.ArgumentParser):
+    """A verb's parser, which can be asked what it takes (completion.py) in place of parsing."""
+
+    asked: Callable[[argparse.ArgumentParser], NoReturn] | None = None
+
+    def parse_known_args(self, *args: Any, **more: Any) -> Any:
+        """Parse, or answer."""
+        if VerbParser.asked is not None:
+            VerbParser.asked(self)
+        return super().parse_known_args(*args, **more)
+
+
 def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
     """Return a parser for one verb's options."""
     description = VERBS[verb][1]
-    return argparse.ArgumentParser(
+    return VerbParser(
         prog=f"pycr {verb}",
         description=description[0].upper() + description[1:] + ".",
         allow_abbrev=False,
@@ -102,6 +141,8 @@ def main() -> int:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
+        if sys.argv[1:2] == ["--complete"]:  # from a shell's completion, on every Tab
+            return int(importlib.import_module("pycr.cli.completion").run(sys.argv[2:]))
         arguments = parser().parse_args()
         debug = arguments.debug
         module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pycr import batch, image, step, target
-from pycr.cli import count, size, step_id, totals, verb_parser
+from pycr import control, image, retention, step
+from pycr.cli import byte_count, count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
-from pycr.errors import UsageError
+from pycr.cli.words import parse, seconds
+from pycr.errors import PycrError, UsageError
 from pycr.slurm import BATCH
 
 
-def seconds(text: str) -> int:
-    """Parse --max-wait."""
+def number(text: str) -> int:
+    """Parse --keep."""
     if not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of checkpoints, 1 or more")
     return int(text)
 
 
@@ -32,8 +33,23 @@ def run(verb: str, argv: list[str]) -> int:
         "--max-wait",
         metavar="SECONDS",
         type=seconds,
-        default=step.MAX_WAIT,
-        help="give up, and let all run on, after so long (default %(default)s)",
+        default=0,
+        help="give up, and let all run on, after so long (default: the site's max_wait, or"
+        f" {step.MAX_WAIT})",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="N",
+        type=number,
+        default=0,
+        help="then remove all but the newest N checkpoints of it (default: none is removed)",
+    )
+    parser.add_argument(
+        "--keep-size",
+        metavar="SIZE",
+        type=byte_count,
+        default=0,
+        help="then remove the oldest, until those that are left take no more than SIZE",
     )
     if verb == "create":
         parser.add_argument(
@@ -42,7 +58,7 @@ def run(verb: str, argv: list[str]) -> int:
             help="let each task go on as soon as it is dumped: shorter stops, no common moment",
         )
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv, ("image_dir", "max_wait"))
     job_id, wanted = step_id(arguments.step)
     requeue = verb == "requeue"
     if requeue and wanted not in (None, BATCH):
@@ -53,21 +69,28 @@ def run(verb: str, argv: list[str]) -> int:
         max_wait=arguments.max_wait,
         independent=verb == "create" and arguments.independent,
     )
-    name = f"job {job_id}" if wanted in (None, BATCH) else f"step {arguments.step}"
-    job = target.find_job(job_id, name)
     line = Line()
     try:
-        if requeue or wanted == BATCH or (wanted is None and job.is_batch):
-            made = batch.checkpoint(job, options, requeue, line, warn)
-        else:
-            if wanted is None:
-                batch.refuse_shell(job)
-            steps = target.find(job, wanted)
-            made = step.checkpoint(job, steps, options, line, warn)
+        made = control.create(job_id, wanted, options, requeue, line, warn)
     finally:
         line.close()
-    report(made, arguments.json)
+    stay = retention.Wanted(arguments.keep, arguments.keep_size)
+    report(made, remove_older(made, stay), arguments.json)
     return 0
+
+
+def remove_older(made: list[Path], wanted: retention.Wanted) -> list[list[Path]]:
+    """Remove what need not stay behind each new generation; the checkpoints are made in any case.
+
+    Return what was removed, for each.
+    """
+    gone: list[list[Path]] = [[] for _ in made]
+    for index, path in enumerate(made if any(wanted) else []):
+        try:
+            gone[index] = retention.prune(path, wanted)
+        except (PycrError, OSError) as error:
+            warn(f"older checkpoints are not removed: {error}")
+    return gone
 
 
 def warn(text: str) -> None:
@@ -75,16 +98,17 @@ def warn(text: str) -> None:
     print(f"pycr: warning: {text}", file=sys.stderr)
 
 
-def report(made: list[Path], as_json: bool) -> None:
-    """Print the generations that were made, a line each."""
+def report(made: list[Path], gone: list[list[Path]], as_json: bool) -> None:
+    """Print the generations that were made, and those removed in their place, a line each."""
     rows = []
-    for path in made:
+    for path, removed in zip(made, gone):
         every = image.load_all(path)
         manifest, *inside = every
         row: dict[str, Any] = {
             "step": image.step_name(manifest.job_id, manifest.step_id),
             "path": str(path),
             **totals(every),
+            "removed": [str(each) for each in removed],
         }
         if manifest.batch:
             row["steps"] = manifest.batch["steps"]
@@ -96,5 +120,7 @@ def report(made: list[Path], as_json: bool) -> None:
                     f" of {what}" if inside else ""
                 )
             print(f"{path}: {what}, {size(row['size'])}, frozen {row['frozen']:.2f} s")
+            for each in removed:
+                print(f"{each}: removed")
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -24,6 +24,7 @@ from pycr.engine import criu
 from pycr.engine.trust import untrusted
 from pycr.errors import DirectoryError, NotSupported, PycrError, SlurmError
 from pycr.slurm import commands
+from pycr.slurm.api import VARIABLE, choice
 
 
 class Finding(NamedTuple):
@@ -58,6 +59,7 @@ def look() -> Iterator[Finding]:
     site = config.Site()
     try:
         yield Finding("Slurm", commands.version())
+        yield asked_by()
         site = config.site()
     except SlurmError as error:
         yield Finding("Slurm", str(error), "make Slurm's commands work for you on this node")
@@ -70,6 +72,17 @@ def look() -> Iterator[Finding]:
     yield yama(site)
     yield namespaces()
     yield image_directory(site)
+
+
+def asked_by() -> Finding:
+    """Tell how Slurm is asked here, and try it."""
+    try:
+        made = choice()
+        made.slurm.configuration()
+    except PycrError as error:
+        return Finding("asked by", str(error), f"unset {VARIABLE}: Slurm's commands then do")
+    left = f"; its commands for {', '.join(made.given_up)}" if made.given_up else ""
+    return Finding("asked by", f"{made.name} ({made.why}){left}")
 
 
 def plugin(site: config.Site) -> Iterator[Finding]:

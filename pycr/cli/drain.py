@@ -10,8 +10,8 @@ import sys
 
 from pycr import drain, step
 from pycr.cli import count, size, verb_parser
-from pycr.cli.checkpoint import seconds
 from pycr.cli.progress import Line
+from pycr.cli.words import seconds
 from pycr.drain import DONE, PLANNED, REQUEUE, Work
 from pycr.errors import Remaining, SlurmError, printable
 

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import config
+from pycr import config, oldnames
 from pycr.errors import ImageError, SlurmError
 
 
@@ -29,13 +29,14 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
 
 
 def target(word: str, option: str | None) -> Path:
-    """Return the path that a word means: JOB, JOB.STEP in an image directory, or else a directory.
+    """Return the path that a word means: JOB, JOB.STEP in an image directory, or else a directory,
+    or the name of an old image (oldnames.py).
 
     Raises ImageError.
     """
     match = re.fullmatch(r"([0-9]{1,10})(\.(?:[0-9]{1,10}|batch))?", word)
     if match is None:
-        path = Path(word).absolute()
+        path = oldnames.successor(Path(word).absolute())
         if not os.path.isdir(path):
             raise ImageError(f"{word}: no such directory, and neither JOB nor JOB.STEP")
         return path

@@ -10,17 +10,20 @@ import shlex
 import time
 from pathlib import Path
 
-from pycr import config, image, meeting, resubmit
-from pycr.cli import verb_parser
+from pycr import become, config, image, meeting, resubmit
+from pycr.cli import by_name, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
+from pycr.cli.words import behind, take
 from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
 from pycr.files import CUT, POLICIES
 from pycr.manifest import Manifest
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
+from pycr.slurm.api import slurm
 
 # Seconds that Slurm may take to end a step that was killed, and a job.
 ENDING, COMPLETING = 3.0, 60.0
+OLD = ("image_dir", "stick")  # what scontrol's words may say
 OWN = ("-h", "--help", "--image-dir", "--dry-run", "--stick", "--job-id", "--files")
 
 
@@ -47,7 +50,9 @@ def run(verb: str, argv: list[str]) -> int:
     if argv and argv[0].startswith("-") and argv[0].split("=")[0] not in OWN:
         raise UsageError(f"{argv[0]}: options of sbatch and srun go behind the checkpoint")
     arguments = parser.parse_args(argv)
-    generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))
+    own, arguments.more = behind(arguments.more)
+    take(own, arguments, OLD)
+    generation = image.resolve(target(by_name(arguments.checkpoint), arguments.image_dir))
     owner = become_owner(generation)
     meeting.sweep(generation)
     manifest = check(generation)
@@ -84,14 +89,7 @@ def become_owner(generation: Path) -> pwd.struct_passwd | None:
     uid = os.stat(generation).st_uid
     if uid == 0:
         return None
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError as error:
-        raise AccessDenied(f"{generation}: its owner, uid {uid}, is not known here") from error
-    os.initgroups(entry.pw_name, entry.pw_gid)
-    os.setegid(entry.pw_gid)
-    os.seteuid(uid)
-    return entry
+    return become.go_on_as(uid, str(generation))
 
 
 def restart_job(
@@ -177,11 +175,11 @@ def refuse_running(manifest: Manifest) -> None:
 def running(manifest: Manifest, name: str) -> str:
     """Return the state of the job whose step still runs, "" where it does not."""
     try:
-        job = commands.job(manifest.job_id)
+        job = slurm().job(manifest.job_id)
     except NoSuchJob:
         return ""
     mine = job.running and job.uid == manifest.uid
-    return job.state if mine and any(each.name == name for each in commands.steps(job)) else ""
+    return job.state if mine and any(each.name == name for each in slurm().steps(job)) else ""
 
 
 def srun(

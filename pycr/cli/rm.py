@@ -12,7 +12,7 @@ from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
 from pycr.requeue import read_requeue
-from pycr.slurm import commands
+from pycr.slurm.api import slurm
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -47,7 +47,7 @@ def refuse_needed(path: Path) -> None:
         ]:
             continue
         try:
-            job = commands.job(job_id)
+            job = slurm().job(job_id)
         except (NoSuchJob, SlurmError):
             continue  # it is gone, or Slurm does not answer
         if job.uid == os.getuid() and job.pending:

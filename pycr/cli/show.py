@@ -10,6 +10,7 @@ import time
 from pycr import image
 from pycr.cli import count, size, totals, verb_parser
 from pycr.cli.find import target
+from pycr.cli.when import age, moment, span
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -27,18 +28,26 @@ def run(verb: str, argv: list[str]) -> int:
         print(json.dumps({"path": str(generation), **manifest.json(), **steps}, indent=1))
         return 0
     whole = totals(every)
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(manifest.created))
+    made = f"{moment(manifest.created)}, {age(time.time() - manifest.created)} ago"
+    what = "job" if manifest.batch else "step"
     after = "went on running" if manifest.kept_running else "was ended"
+    saves = f"{span(manifest.work)} of the {what}'s work" if manifest.work else "not known"
     wanted = ", ".join(f"{name} {value}" for name, value in manifest.geometry.items() if value)
     lines = [
         ("Checkpoint", str(generation)),
         ("Step", f"{image.step_name(manifest.job_id, manifest.step_id)} of {manifest.user}"),
         ("Command", shlex.join(manifest.command)),
         ("Directory", manifest.cwd),
-        ("Made", f"{when}; the {'job' if manifest.batch else 'step'} {after}"),
+        ("Made", f"{made}; the {what} {after}"),
+        ("A restart saves", saves),
         ("Size", f"{size(whole['size'])}, frozen {whole['frozen']:.3f} s"),
         ("Geometry", wanted),
+        ("Written by", ", ".join(f"{name} {value}" for name, value in manifest.versions.items())),
     ]
+    for each in inside:
+        name = image.step_name(each.job_id, each.step_id)
+        ran = f", ran for {span(each.work)}" if each.work else ""
+        lines.append((f"Step {name}", f"{count(len(each.tasks), 'task')}, {size(each.size)}{ran}"))
     for node, host in sorted(manifest.hosts.items()):
         facts = ", ".join(f"{name} {value}" for name, value in host.items())
         lines.append((f"Node {node}", facts))

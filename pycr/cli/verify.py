@@ -34,6 +34,7 @@ from pycr.errors import (
 )
 from pycr.manifest import Manifest, TaskImage
 from pycr.slurm import commands
+from pycr.slurm.api import slurm
 
 ASKED = 8  # nodes at a time
 IMMEDIATE = 10  # seconds that a node may take to begin to look
@@ -205,7 +206,7 @@ def unfit(every: list[tuple[Path, Manifest]], facts: dict[str, str]) -> str:
 
 def in_partition(partition: str, every: list[tuple[Path, Manifest]], own: Node) -> Iterator[Node]:
     """Yield the other nodes of a partition, as far as Slurm knows them. Raises SlurmError."""
-    found = commands.nodes(partition)
+    found = slurm().nodes(partition)
     if not found:
         raise SlurmError(f"partition {partition}: Slurm knows none of that name, or no node in it")
     for node, facts in found.items():

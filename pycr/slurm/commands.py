@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Slurm's answers, by way of its commands (4 to 12 ms each).
+"""Slurm's answers, by way of its commands (4 to 12 ms each): one implementation of api.py's
+interface, and what is only to be had from a command.
 
 What a command says when it fails becomes one of pycr's errors; nothing is guessed from silence.
 """
@@ -10,6 +11,9 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 
 from pycr.errors import (
     AccessDenied,
@@ -23,6 +27,17 @@ from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
 _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
 TIMEOUT = 120
+NONE: Mapping[str, str] = MappingProxyType({})
+# What submit() can be told: sbatch's option -> PySlurm's name for it.
+SUBMIT_OPTIONS = {
+    "job-name": "name",
+    "nodes": "nodes",
+    "ntasks": "ntasks",
+    "time": "time_limit",
+    "partition": "partitions",
+    "chdir": "working_directory",
+    "output": "standard_output",
+}
 
 
 def environment(for_reading: bool = True) -> dict[str, str]:
@@ -30,8 +45,12 @@ def environment(for_reading: bool = True) -> dict[str, str]:
 
     for_reading: so that what they print can be parsed.
     """
-    kept = {name: os.environ[name] for name in _OURS if name in os.environ}
+    kept = _kept()
     return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"} if for_reading else kept
+
+
+def _kept() -> dict[str, str]:
+    return {name: os.environ[name] for name in _OURS if name in os.environ}
 
 
 def program(name: str) -> str:
@@ -42,21 +61,30 @@ def program(name: str) -> str:
     return path
 
 
-def run(name: str, *arguments: str) -> str:
-    """Run a Slurm command and return what it prints. Raises SlurmError with its own words."""
+def run(
+    name: str,
+    *arguments: str,
+    input: str = "",
+    given: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> str:
+    """Run a Slurm command and return what it prints. Raises SlurmError with its own words.
+
+    given: its environment, where that is to be another. timeout: seconds.
+    """
     try:
         done = subprocess.run(
             [program(name), *arguments],
-            stdin=subprocess.DEVNULL,
+            input=input,
             capture_output=True,
             text=True,
             errors="replace",
-            env=environment(),
-            timeout=TIMEOUT,
+            env=environment() if given is None else given,
+            timeout=timeout,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{name}: no answer within {TIMEOUT} s: is slurmctld up?") from error
+        raise SlurmError(f"{name}: no answer within {timeout:.0f} s: is slurmctld up?") from error
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise SlurmError(f"{name}: {lines[-1].strip() if lines else 'failed silently'}")
@@ -88,6 +116,17 @@ def job(job_id: int) -> Job:
     return Job(job_id, user, uid, found.get("JobState", ""), found)
 
 
+def jobs() -> dict[int, Job]:
+    """Return all jobs that Slurm shows to this user, by id. Raises SlurmError."""
+    found = {}
+    for line in map(fields, run("scontrol", "-o", "show", "job").splitlines()):
+        with suppress(KeyError, ValueError):
+            user, uid = _user(line["UserId"])
+            job_id = int(line["JobId"])
+            found[job_id] = Job(job_id, user, uid, line.get("JobState", ""), line)
+    return found
+
+
 def _user(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(.*)\((\d+)\)", text)
     if match is None:
@@ -106,13 +145,15 @@ def steps(job: Job) -> list[Step]:
         if re.search(r"Invalid job id|not found|No steps", str(error)):
             return []
         raise
-    found = []
+    found: list[Step] = []
     for line in text.splitlines():
         values = fields(line)
         match = re.fullmatch(r"([\d_]+)(\+\d+)?\.(\d+)(\+\d+)?", values.get("StepId", ""))
         if match is None or match.group(1) not in (str(job_id), array):
             continue
-        if match.group(2) or match.group(4):
+        # Slurm 26.05 names the parts of a heterogeneous step alike.
+        twice = any(each.step_id == int(match.group(3)) for each in found)
+        if match.group(2) or match.group(4) or twice:
             raise NotSupported(
                 f"step {values['StepId']}: steps of heterogeneous jobs cannot be checkpointed yet"
             )
@@ -221,6 +262,43 @@ def nodes(partition: str) -> dict[str, dict[str, str]]:
 def version() -> str:
     """Return Slurm's version, for example "24.11.5". Raises SlurmError."""
     return run("scontrol", "--version").split()[-1]
+
+
+def expand(nodelist: str) -> list[str]:
+    """Return the nodes of a list like "n[0-2],x". Raises SlurmError."""
+    found = run("scontrol", "show", "hostnames", nodelist).split() if nodelist else []
+    if nodelist and not found:
+        raise SlurmError(f"{nodelist!r:.60} is no list of nodes to Slurm")
+    return found
+
+
+def compress(nodes: Iterable[str]) -> str:
+    """Return nodes as Slurm lists them, sorted and each once. Raises SlurmError."""
+    names = ",".join(dict.fromkeys(nodes))
+    return run("scontrol", "show", "hostlistsorted", names).strip() if names else ""
+
+
+def submit(
+    script: str, options: Mapping[str, str] = NONE, environment: Mapping[str, str] = NONE
+) -> int:
+    """Submit a batch job; return its id. Raises SlurmError.
+
+    The job's environment is sbatch's own, which is the one wanted and nothing more.
+    """
+    given = {**_kept(), **environment}
+    words = [f"--{name}={options[name]}" for name in options if SUBMIT_OPTIONS[name]]
+    said = run("sbatch", "--parsable", *words, input=script, given=given)
+    number = said.strip().split("\n")[-1].split(";")[0]  # JOB, or JOB;CLUSTER
+    if not number.isdigit():
+        raise SlurmError(f"sbatch: not understood: {said.strip():.80}")
+    return int(number)
+
+
+def signal(job_id: int, step_id: int, number: int) -> None:
+    """Send a signal to a step's tasks. Raises AlreadyDone, SlurmError."""
+    if not is_running(job_id, step_id):  # scancel says nothing of it
+        raise AlreadyDone(f"step {job_id}.{step_id}: no such step is running")
+    run("scancel", f"--signal={number}", f"{job_id}.{step_id}")
 
 
 def kill_step(job_id: int, step_id: int) -> None:

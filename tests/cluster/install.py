@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .layers import SUFFIX, build_layer, cache_dir, sweep
+from .pyslurm_wheel import PLACE as WHEELS
 from .rootfs import Rootfs
 from .state import CHECKOUT, ClusterError, base_dir, say
 
@@ -22,13 +23,15 @@ PLUGIN = PREFIX + "/lib/slurm/spank_cr.so"
 
 TREES = ("spank_cr", "pycr", "docs/man")
 
-# The order of a user's own install: a wheel from the sources, then the wheel into the prefix.
+# The order of a user's own install: a wheel from the sources, then the wheel into the prefix, and
+# PySlurm's beside it where the release has one.
 SCRIPT = f"""
 rm -rf /{PREFIX}
 python3 -m venv --without-pip /{PREFIX}
 cd /src
 python3 -m pip wheel --no-build-isolation --no-deps --no-index -w /tmp/wheel /src
-python3 -m pip --python /{PREFIX}/bin/python3 install --no-deps --no-index /tmp/wheel/*.whl
+python3 -m pip --python /{PREFIX}/bin/python3 install --no-deps --no-index \
+    /tmp/wheel/*.whl $(ls /{WHEELS}/*.whl 2>/dev/null)
 test -f /{PLUGIN} || {{ echo "the wheel did not install /{PLUGIN}"; exit 1; }}
 """
 

@@ -2,7 +2,8 @@
 """The root file system the nodes share: built once and cached, or given with --rootfs.
 
 Owns: the package list, the cache of built roots, and the layer of packages a given root lacks.
-The result is a list of read-only overlay layers; what is put on top of them is install.py's.
+The result is a list of read-only overlay layers; what is put on top of them is install.py's, and
+PySlurm's wheel pyslurm_wheel.py's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import pyslurm_wheel
 from .layers import build_layer, building, cache_dir, run_build
 from .state import ClusterError, say
 
@@ -48,7 +50,10 @@ def _built(release: str) -> Rootfs:
     target = cache_dir() / name
     if not target.exists():
         _mmdebstrap(release, target)
-    return Rootfs((target,), name, release)
+    wheel = pyslurm_wheel.prepare(release, target, name)
+    if wheel is None:
+        return Rootfs((target,), name, release)
+    return Rootfs((wheel, target), wheel.name, release)
 
 
 def _mmdebstrap(release: str, target: Path) -> None:

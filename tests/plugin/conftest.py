@@ -84,6 +84,7 @@ def copy_tree(into: Path) -> Path:
     shutil.copy(ROOT / "setup.py", into)
     shutil.copytree(ROOT / "spank_cr", into / "spank_cr")
     shutil.copytree(ROOT / "pycr/c", into / "pycr/c")
+    shutil.copytree(ROOT / "docs/man", into / "docs/man")
     shutil.copy(ROOT / "pycr/__init__.py", into / "pycr")
     return into
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from pathlib import Path
 
@@ -190,3 +191,37 @@ def test_image_directory_that_will_not_do(tmp_path: Path, monkeypatch: pytest.Mo
         config.image_dir(str(tmp_path / "file"), None, site, 7)
     with pytest.raises(DirectoryError, match="Not a directory"):
         config.image_dir(None, None, site, 7)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "top"),
+    [("/a/%u", "/a/{user}"), ("/a/%u/%j/b", "/a/{user}"), ("/%j", "/"), ("/a/x%j", "/a")],
+)
+def test_where_all_jobs_images_are(pattern: str, top: str) -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    found = config.default_top(config.Site(checkpoint_dir=pattern))
+    assert str(found) == top.format(user=user)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "good"), [("", True), ("/nowhere:{here}", True), ("{here}/in", False), (":/", True)]
+)
+def test_allowed_directories(tmp_path: Path, allowed: str, good: bool) -> None:
+    """With links followed; a directory whose name only begins so is another."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path)
+    (tmp_path / "inner").mkdir()
+    site = config.Site(allowed_dirs=allowed.format(here=tmp_path))
+    config.check_allowed(tmp_path / "in", site)
+    for place in (tmp_path / "in" / "link", tmp_path / "inner"):
+        if good:
+            config.check_allowed(place, site)
+        else:
+            with pytest.raises(DirectoryError, match=r"the site allows only .*/in \(allowed_dirs"):
+                config.check_allowed(place, site)
+
+
+def test_shortest_interval() -> None:
+    site = config.Site(min_interval=60)
+    assert [site.interval(seconds) for seconds in (1, 60, 90)] == [60, 60, 90]
+    assert config.Site().interval(1) == 1

@@ -37,6 +37,7 @@ def made(tasks: int = 2, generation: int = 1) -> Manifest:
         command=["./app", "a b", "\udcff"],
         cwd="/tmp",
         created=1.5,
+        work=60.25,
         kept_running=True,
         geometry={"tasks": tasks, "nodes": 1},
         hosts={"n0": {"kernel": "6.18"}},
@@ -75,6 +76,13 @@ def test_manifest_of_a_batch_script_comes_back() -> None:
     for part in (BATCH_PART, {**BATCH_PART, "offset": -1, "steps": ["12.0", "12.4294901760"]}):
         wanted = made(1)._replace(batch=part)
         assert Manifest.loads(wanted.dumps(), "m") == wanted
+
+
+def test_manifest_without_its_work_had_none_that_is_known() -> None:
+    value = made().json()
+    del value["work"]
+    body = json.dumps(value).encode()
+    assert Manifest.loads(manifest.seal(body), "m") == made()._replace(work=0.0)
 
 
 def test_not_a_number_is_not_written() -> None:
@@ -132,6 +140,8 @@ WRONG = {
     "job null": put("job_id", None),
     "uid fraction": put("uid", 0.5),
     "kept number": put("kept_running", 1),
+    "work text": put("work", "60"),
+    "work negative": put("work", -1.0),
     "more": put("surprise", 1),
     "more in a task": put("tasks", 0, "surprise", 1),
     "command text": put("command", "app"),
