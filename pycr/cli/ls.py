@@ -113,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> None:
     for each in rows:
         if each["set_aside"]:
             why = each["set_aside"]
-            cells.append((each["step"], each["generation"], "set aside", "", "", "", "", why))
+            cells.append((each["step"], each["generation"], "set aside", "", "", "", "", "", why))
         elif each["whole"]:
             cells.append(
                 (
