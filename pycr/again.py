@@ -194,7 +194,7 @@ def verify(generation: Path) -> None:
 
     All of it is read. Raises ImageError, AccessDenied.
     """
-    for each in image.load_all(generation):
+    for each in image.load_all(image.resolve(generation)):
         inside = each.step_id != BATCH
         place = generation / image.step_name(each.job_id, each.step_id) if inside else generation
         for task in each.tasks:
