@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pycr import config, step
+from pycr import config, image, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
 from pycr.protocol import is_helper
 from pycr.record import Record
@@ -142,7 +142,7 @@ class Script(Checkpoint):
 
     def freeze(self) -> None:
         """Hold the output of the script's sruns, and have the script stand still."""
-        self._tell_dump(hold=True, outputs=self.options.vacate)
+        self._tell_dump(hold=True, outputs=self.options.vacate or self.goes_on)
         self._count("frozen", "freezing the script")
 
     def commit(self) -> Path:
@@ -152,12 +152,19 @@ class Script(Checkpoint):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, lambda *_: None)
         made = super().commit()
+        if self.goes_on:
+            write_requeue(self._home(), self.job.job_id, made, image.NEWEST)
         if self.requeue:
             write_requeue(self._home(), self.job.job_id, made)
         if self.options.vacate:
             self.ended = True  # its helper's end is the script's: the generation must stay
             self.helpers.tell(do="committed", requeue=self.requeue)
         return made
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was submitted with --cr: any later start of it goes on from this."""
+        return any(value["goes_on"] for value in self.helpers.ready.values())
 
     def _home(self) -> Path:
         """Return the directory in which the plugin looks when Slurm starts the job again."""

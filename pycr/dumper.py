@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, host, image, protocol, slots, task
+from pycr import ask, host, identity, image, protocol, slots, task
 from pycr.ask import Asked
 from pycr.engine import criu, holds, proc
 from pycr.errors import UNDER_WAY, Busy, DirectoryError, NotSupported, PycrError, TaskError
@@ -133,9 +133,12 @@ class Helper:
                 found[str(task_id)] = protocol.failure(error)
         self.refuse_whole(found, inside)
         wish = ""
+        goes_on = False
         for task_id, leader in self.leaders.items():
             told = found[str(task_id)].pop("image_dir", "")
             wish = told or proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
+            told = found[str(task_id)].pop("goes_on", None)
+            goes_on = proc.environ(leader, protocol.GOES_ON) is not None if told is None else told
         self.report(
             {
                 "event": "ready",
@@ -143,6 +146,7 @@ class Helper:
                 "tasks": found,
                 "host": host.facts(self.version, commands.version()),
                 "image_dir": wish,
+                "goes_on": goes_on,
             }
         )
 
@@ -226,7 +230,11 @@ class Helper:
 
     def _describe(self, task_id: int, leader: int) -> Object:
         if proc.comm(leader) != protocol.POD_COMM:
-            return task.describe(leader)
+            found = task.describe(leader)
+            key = proc.environ(leader, identity.VARIABLE)
+            if key is not None and self.target_step != BATCH:
+                found["environment"] = {identity.VARIABLE: [key]}
+            return found
         connection = self.connect(leader)
         connection.settimeout(POD_STARTING)
         try:

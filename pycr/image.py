@@ -9,9 +9,12 @@
           manifest.json
           task.0/ task.1/ ...   CRIU's images of each task, by global task id, and files.json:
                                 the files it had open by name
+        0001.set-aside          why no restart takes that generation by itself: it failed to restore
+        .failed-14.0            why the restart 14.0, by a requeued job, failed; srun_cr reads it
         cut-14.0/               what a restart has cut off files that had grown (files.py)
       12.batch/               the same for a job's batch script, which is its task.0
         requeue               the generation from which Slurm is to start the job again
+        newest                the same, of a job submitted with --cr, at whatever start
         0001/
           manifest.json task.0/
           12.3/                 a step that an srun_cr of the script waited for: as a generation
@@ -47,7 +50,9 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 FILES = "files.json"  # in a task's directory: what it had open by name (files.py)
 SCRIPT = "slurm_script"  # in the directory of a batch script's task
 OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when it requeues the job
-REQUEUE = "requeue"  # spank_cr/batch.pxi looks for it
+REQUEUE, NEWEST = "requeue", "newest"  # spank_cr/batch.pxi looks for them
+ASIDE = ".set-aside"
+MAX_REASON = 4000  # bytes
 LATE = "late"
 STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
 _LOG = re.compile(r"failed-(?:[0-9.]+-)?task\.[0-9]+\.log")
@@ -71,6 +76,32 @@ def meeting_name(step: str) -> str:
 def cut_name(step: str) -> str:
     """Return the name of the directory with what a restart has cut off the tasks' files."""
     return f"cut-{step}"
+
+
+def failed_name(step: str) -> str:
+    """Return the name of the file that says why a requeued job's restart as a step failed."""
+    return f".failed-{step}"
+
+
+def set_aside(generation: Path, reason: str) -> None:
+    """Have no restart take a generation by itself any more. Raises DirectoryError."""
+    path = generation.with_name(generation.name + ASIDE)
+    try:
+        write_log(path, reason + "\n")
+        sync_directory(path.parent)
+    except OSError as error:
+        raise directory_error(path, error) from error
+
+
+def aside(generation: Path) -> str:
+    """Return why a generation was set aside, "" where it was not."""
+    try:
+        with os.fdopen(open_regular(generation.with_name(generation.name + ASIDE)), "rb") as file:
+            return file.read(MAX_REASON).decode(errors="replace").strip() or "it was set aside"
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error.strerror)
 
 
 def beside(generation: Path) -> Path:
@@ -192,7 +223,8 @@ def _by_number(name: str) -> tuple[int, bool, int]:
 
 
 def resolve(path: Path) -> Path:
-    """Return the generation that a path stands for: itself, or the newest of a step's directory.
+    """Return the generation that a path stands for: itself, or the newest of a step's directory
+    that was not set aside.
 
     path: names of old images too (oldnames.py). Raises ImageError.
     """
@@ -201,9 +233,12 @@ def resolve(path: Path) -> Path:
         raise ImageError(f"{path}: the remains of a checkpoint that was not finished")
     if os.path.isfile(path / MANIFEST):
         return path
-    newest = generations(path)
-    if newest:
-        return newest[0]
+    found = generations(path)
+    for each in found:
+        if not aside(each):
+            return each
+    if found:
+        raise ImageError(f"{found[0]}: set aside: {aside(found[0])}: name it itself to try again")
     try:
         half = [name for name in os.listdir(path) if is_leftover(name)]
     except OSError as error:
@@ -352,6 +387,8 @@ def remove(path: Path) -> None:
                 # Out of sight first: whoever looks meanwhile sees it whole or not at all.
                 gone = f".new-{generation.name}-{os.urandom(4).hex()}"
                 os.rename(generation.name, gone, src_dir_fd=directory, dst_dir_fd=directory)
+                with suppress(FileNotFoundError):
+                    os.unlink(generation.name + ASIDE, dir_fd=directory)
             sweep(directory)
             if whole or not generations(step_dir):
                 remove_tree(step_dir, ignore_errors=False)

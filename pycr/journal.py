@@ -17,11 +17,13 @@ requeued job has steps by the same names again. The events are written by whoeve
                          dir needs vacate            sure; dir: the directories that are being
                          since submitted             written; needs: node -> bytes, at the least;
                                                      since, submitted: the job's, of Slurm
-    committed            id steps path size frozen   a generation of it
-                         seconds vacate
+    committed            id steps path size frozen   a generation of it; key: which step of its
+                         seconds vacate key          script it is of (identity.py), "" of none
     failed               id steps code message       its error_code and error_msg
     complete             code message                slurm_checkpoint_complete(3)
     note                 text                        what a user should know: one skipped, one kept
+    restored             path                        a requeued job has gone on from a generation
+    done                 key                         a step has ended with 0 (--cr-skip-done)
     life                 since nodes end interval    a keeper (keeper.py) looks after the job from
                          before_end generation       now on; generation: what it goes on from
     next                 since at                    when it makes the next one (seconds since the

@@ -14,6 +14,7 @@ import re
 from typing import Any, NamedTuple
 
 from pycr.errors import ImageError
+from pycr.identity import VARIABLE
 from pycr.slurm import geometry_from
 
 FORMAT = 3
@@ -30,7 +31,8 @@ class TaskImage(NamedTuple):
     files: name -> [size in bytes, SHA-256]. began: seconds since the epoch. frozen, seconds: how
     long the task stood still, and the dump took in all. pids: the processes, the root first;
     max_pid: the highest id in use in the tree, of threads, groups and sessions too. environment:
-    what Slurm's variables have been in the jobs that it was restarted in so far (null: absent).
+    what Slurm's variables have been in the jobs that it was restarted in so far (null: absent);
+    and which step of its job's script it is (identity.py).
     """
 
     task_id: int
@@ -78,6 +80,12 @@ class Manifest(NamedTuple):
     def size(self) -> int:
         """Bytes on disk, of all tasks."""
         return sum(task.size for task in self.tasks)
+
+    @property
+    def key(self) -> str:
+        """Which step of its job's script it is of (identity.py), "" where that is not known."""
+        known = self.tasks[0].environment.get(VARIABLE) or [None]
+        return known[-1] or ""
 
     @property
     def frozen(self) -> float:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, image, mailbox, protocol, task
+from pycr import again, ask, identity, image, mailbox, protocol, step_again, task
 from pycr.engine import criu, proc
 from pycr.errors import GeometryError, PycrError, RestoreFailed, printable
 from pycr.meeting import Meeting, OtherFailed, Place
@@ -111,12 +111,19 @@ class Pod:
         self.private = int(argv[16])
         self.listener = socket.socket(fileno=int(argv[17]))
         self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
+        # Where a requeued job finds its script's checkpoint by itself, or its step's.
+        self.by_itself = step_again.BY_ITSELF in self.environment
+        self.generation = self.directory
         self.root = 0
         self.end: Callable[[], None] = lambda: None
         self.workers: set[int] = set()
         self.signals_all: bool | None = None
         self.learner = 0
         self.waiting: list[int] = []
+
+    @property
+    def step(self) -> str:
+        return image.step_name(self.job_id, self.step_id)
 
     def where(self) -> str:
         """Name the task for a message."""
@@ -155,7 +162,7 @@ class Pod:
     def announce(self) -> None:
         """Tell the restored processes that wait for it where they are (mailbox.py)."""
         every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        generation = str(image.resolve(self.directory))
+        generation = str(self.generation)
         for process in ask.find(every):
             process.tell(
                 "restarted",
@@ -294,7 +301,12 @@ class Pod:
                             task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
                         wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
                         past = lengthen(self.past, self.environment)
-                        more = {"image_dir": wish, "environment": past, "work": self.worked}
+                        past.pop(identity.VARIABLE, None)
+                        if identity.VARIABLE in self.environment:
+                            past[identity.VARIABLE] = [self.environment[identity.VARIABLE]]
+                        goes_on = protocol.GOES_ON in self.environment
+                        more = {"image_dir": wish, "environment": past, "goes_on": goes_on}
+                        more["work"] = self.worked
                         protocol.say(stream, {**found, **more})
                     elif value["do"] == "look":
                         task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
@@ -357,24 +369,35 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the task gets its own back
     pod = Pod(sys.argv[1:])
     meeting: Meeting | None = None
+    script: again.Script | None = None
     try:
-        generation = image.resolve(pod.directory)
-        meeting = Meeting(
-            generation, Place(image.step_name(pod.job_id, pod.step_id), pod.task_id, pod.tasks)
-        )
+        if pod.job.requeued:
+            script = again.Script(pod.job_id, pod.directory, pod.environment)
+            pod.generation = script.choose()
+        generation = pod.generation = image.resolve(pod.generation)
+        meeting = Meeting(generation, Place(pod.step, pod.task_id, pod.tasks))
         restored = restore(pod.criu, generation, meeting, pod.job, pod.private)
         pod.root, pod.past, pod.end = restored.pid, restored.past, restored.end
         pod.worked = restored.work
         pod.count()
         pod.announce()
+        if script is not None:
+            script.restored(generation)
     except OtherFailed:
         return RestoreFailed.exit_status  # that one has said why
     except GeometryError as error:
         if pod.task_id == 0:  # all find the same
             print(f"pycr: couldn't restart: {printable(str(error))}", file=sys.stderr, flush=True)
+            if pod.by_itself:
+                again.say_failed(pod.generation, pod.step, error, pod.where())
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
+        if pod.by_itself:
+            again.say_failed(pod.generation, pod.step, error, pod.where())
+        if script is not None:
+            said = script.after(pod.generation if meeting is not None else None, error)
+            text = f"{text}; {said}" if said else text
         text = printable(f"{pod.where()}: {text}")
         print(f"pycr: couldn't restart: {text}", file=sys.stderr, flush=True)
         # The others must not go on without this one; a lone task's own status says it all.

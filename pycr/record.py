@@ -117,6 +117,7 @@ class Record:
                 size=sum(each.size for each in every),
                 frozen=max(each.frozen for each in every),
                 seconds=time.time() - min(task.began for each in every for task in each.tasks),
+                key=every[0].key,
                 vacate=self.vacate,
             )
         for path in made:

@@ -2,8 +2,11 @@
 """The requeue file: from which generation Slurm's plugin is to restore a job that starts again.
 
     DIR/12.batch/requeue        one line: the generation's path (spank_cr/batch.pxi reads it)
+    DIR/12.batch/newest         the same, written for each generation of a job submitted with --cr
 
-DIR is where the plugin looks: the --checkpoint-dir the job was submitted with, or the default.
+DIR is where the plugin looks: the --checkpoint-dir the job was submitted with, or the default. The
+first is left by `pycr requeue`; the second is for any start, and the plugin takes it first, but
+only for a job submitted with --cr: whoever requeues another by hand expects a fresh start.
 """
 
 from __future__ import annotations
@@ -19,15 +22,18 @@ from pycr.slurm import BATCH
 MAX_LINE = 4095  # bytes, of which the plugin reads no more
 
 
-def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
+def write_requeue(
+    image_dir: Path, job_id: int, generation: Path, name: str = image.REQUEUE
+) -> Path:
     """Have the plugin restore a job from a generation when Slurm starts it again; return the file
-    that says so. image_dir: where it looks. Raises DirectoryError."""
+    that says so. image_dir: where it looks. name: image.REQUEUE or NEWEST. Raises DirectoryError.
+    """
     step_dir = image_dir / image.step_name(job_id, BATCH)
-    path = step_dir / image.REQUEUE
+    path = step_dir / name
     line = os.fsencode(generation) + b"\n"
     if _parse(line) != generation:
         raise DirectoryError(f"{generation!r:.200}: the requeue file cannot hold such a path")
-    temporary = step_dir / f"{image.REQUEUE}.{os.getpid()}"
+    temporary = step_dir / f"{name}.{os.getpid()}"
     try:
         step_dir.mkdir(0o700, parents=True, exist_ok=True)
         os.close(image.open_owned(step_dir))
@@ -44,9 +50,20 @@ def write_requeue(image_dir: Path, job_id: int, generation: Path) -> Path:
     return path
 
 
-def read_requeue(image_dir: Path, job_id: int) -> Path | None:
+def forget_requeue(image_dir: Path, job_id: int) -> None:
+    """Have Slurm start a job from its script's beginning again. Raises DirectoryError."""
+    step_dir = image_dir / image.step_name(job_id, BATCH)
+    for name in (image.NEWEST, image.REQUEUE):
+        try:
+            with suppress(FileNotFoundError):
+                (step_dir / name).unlink()
+        except OSError as error:
+            raise image.directory_error(step_dir / name, error) from error
+
+
+def read_requeue(image_dir: Path, job_id: int, name: str = image.REQUEUE) -> Path | None:
     """Return the generation from which a job will be started again, None where there is none."""
-    path = image_dir / image.step_name(job_id, BATCH) / image.REQUEUE
+    path = image_dir / image.step_name(job_id, BATCH) / name
     try:
         with os.fdopen(image.open_regular(path), "rb") as file:
             return _parse(file.read(MAX_LINE))

@@ -32,6 +32,7 @@ HOLD = 10.0  # seconds that monitors may take to answer
 # These talk to Slurm's daemons over connections that cannot be dumped, and end soon.
 COMMANDS = {"sacct", "salloc", "sattach", "sbatch", "sbcast", "scancel", "scontrol", "sinfo"}
 COMMANDS |= {"sprio", "squeue", "sreport", "sshare", "sstat", "strigger"}
+CHUNK = 1 << 20
 YOUNG = 2.0  # seconds in which an srun may become srun_cr, if it was started with --cr
 
 
@@ -46,6 +47,7 @@ class ScriptHelper(Helper):
         self.streams: list[Object] = []
         self.told: set[int] = set()
         self.outputs = False
+        self.sizes: dict[int, int] = {}  # of its streams' files, when it stood still
         self.job_end: Callable[[int], None] | None = None  # what is still to be done to the job
 
     def describe(self, task_id: int, leader: int) -> Object:
@@ -212,6 +214,10 @@ class ScriptHelper(Helper):
         self.streams = [stream.json() for stream in proc.streams(self.root)]
         self.refuse_srun()
         task.refuse_holding(self.root, lambda: self.version, self.ghost_limit)
+        for stream in self.streams:
+            if stream["kind"] == "file":
+                fd = stream["fd"]
+                self.sizes[fd] = os.stat(f"/proc/{self.root}/fd/{fd}").st_size
         offsets = [proc.offset(pid, self.script) for pid in tree]
         return {"offset": next((each for each in offsets if each >= 0), -1)}
 
@@ -241,7 +247,8 @@ class ScriptHelper(Helper):
         super().seal_task(task_id)
 
     def keep_outputs(self, images: int) -> None:
-        """Copy the files that the script's streams are into its image. Raises OSError."""
+        """Copy the files that the script's streams are into its image, as far as they went when it
+        stood still: it may run on by now. Raises OSError."""
         done: set[str] = set()
         for stream in self.streams:
             name = image.OUTPUTS.get(stream["fd"])
@@ -249,5 +256,8 @@ class ScriptHelper(Helper):
                 done.add(stream["name"])
                 copy = image.create(name, images)
                 path = f"/proc/{self.root}/fd/{stream['fd']}"
+                left = self.sizes.get(stream["fd"], 0)
                 with open(path, "rb") as file, os.fdopen(copy, "wb") as target:
-                    shutil.copyfileobj(file, target)
+                    while left > 0 and (data := file.read(min(left, CHUNK))):
+                        target.write(data)
+                        left -= len(data)

@@ -289,7 +289,7 @@ def main() -> NoReturn:
         if in_job():
             from pycr import srun_cr_job
 
-            srun_cr_job.run(srun, sys.argv[1:])
+            srun_cr_job.run(srun, sys.argv[1:], told["SETTINGS"])
         try:
             wrapper = Wrapper(sys.argv[1:], Listener())
         except OSError as error:

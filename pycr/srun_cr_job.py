@@ -16,12 +16,14 @@ from __future__ import annotations
 import os
 import time
 
+from pycr import step_again
 from pycr.mailbox import MONITOR_COMM, Mailbox, Silence, apply_environment
 from pycr.srun_process import dispositions, end_as, exec_srun, look_for_plugin, say
 from pycr.srun_socket import PLACE, Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 ROLE = "srun_cr"
@@ -41,24 +43,29 @@ class JobWrapper:
         self.owner = self.monitor = 0
         self.srun = 0
         self.step = ""
+        self.launched: Callable[[str], None] | None = None
         self.status: int | None = None
         self.question: dict[str, Any] | None = None
         self.pause_at = 0.0
         self.waiting = False
 
-    def start(self, restart_dir: str = "", files: str = "") -> None:
+    def start(self, restart_dir: str = "", files: str = "", by_itself: bool = False) -> None:
         """Start srun, with a monitor of its own between it and everything else. Raises OSError.
 
         restart_dir: the image its tasks are restored from; files: --files of the restart.
+        by_itself: whether another image is tried where this one fails (step_again.py).
         """
         listener = Listener()
         environment = {**os.environ, "SLURM_SRUN_CR_SOCKET": listener.path}
         argv = self.argv
         if restart_dir:
             environment["SLURM_RESTART_DIR"] = restart_dir
-            environment["SLURM_RESTART_FILES"] = files
             environment["SLURM_OPEN_MODE"] = "append"
-            argv = without_restart(argv)
+            if by_itself:
+                environment[step_again.BY_ITSELF] = "1"
+            else:
+                environment["SLURM_RESTART_FILES"] = files
+                argv = without_restart(argv)
         read, write = os.pipe2(os.O_CLOEXEC)
         self.owner = os.getpid()
         between = os.fork()
@@ -196,6 +203,11 @@ class JobWrapper:
         assert self.status is not None
         return self.status
 
+    def forget(self) -> None:
+        """Be ready for another start(), when srun has ended."""
+        os.close(self.control)
+        self.control, self.status, self.launched = -1, None, None
+
     def lost(self, ready: set[int]) -> bool:
         """See whether the monitor was killed, and has left srun behind; end srun then."""
         for message in self.mailbox.read():
@@ -240,6 +252,8 @@ class JobWrapper:
         elif do == "step":
             self.step = ".".join(message["words"])
             self.answer()
+            if self.launched is not None:
+                self.launched(self.step)
         elif do == "paused":
             self.answer()
         elif do == "ended":
@@ -274,6 +288,7 @@ class JobWrapper:
 
         self.mailbox.renew()
         self.question, self.waiting, self.pause_at = None, False, 0.0
+        self.launched = None
         os.close(self.control)
         apply_environment(message.get("environment", {}))
         generation = str(message["image_dir"])
@@ -312,8 +327,8 @@ def write_all(target: int, data: bytes) -> None:
             return
 
 
-def run(srun: str, argv: list[str]) -> NoReturn:
-    """Run srun with this command line and end as it does."""
+def run(srun: str, argv: list[str], settings: str = "") -> NoReturn:
+    """Run srun with this command line and end as it does. settings: what the plugin told."""
     import _signal  # signal itself takes longer to import than srun to be started
 
     for descriptor in (0, 1, 2):  # one that is closed would become a pipe of the mailbox's
@@ -326,11 +341,10 @@ def run(srun: str, argv: list[str]) -> NoReturn:
     # Until serve() has its handlers no signal may end this process and leave srun alone.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        wrapper.start()
+        status = step_again.run(wrapper, settings)
     except OSError as error:
         say(f"couldn't make a socket in {PLACE}: {error.strerror}")
         os._exit(1)
-    status = wrapper.serve()
     if status == 0 and not wrapper.step:
         look_for_plugin()
     end_as(status)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The remote context, for a batch script: when Slurm starts a requeued job again, find out whether
-# `pycr requeue` left a checkpoint to restore it from.
+# The remote context, for a batch script: what its srun_cr processes are told; and when Slurm starts
+# a requeued job again, whether there is a checkpoint to restore it from.
 #
-#     DIR/JOB.batch/requeue         one line: the generation (pycr/image.py, write_requeue())
+#     DIR/JOB.batch/newest          of a job submitted with --cr: its newest generation
+#     DIR/JOB.batch/requeue         one line: the generation (pycr/requeue.py), by `pycr requeue`
 #
 # DIR is --checkpoint-dir as the job was submitted with, or the site's default for the user.
 
@@ -92,6 +93,43 @@ cdef bint cr_batch_place(char *into, size_t size, const char *job) noexcept nogi
     return True
 
 
+cdef void cr_batch_variables(spank_t sp) noexcept nogil:
+    """Tell the script's srun_cr processes whose they are, and what sbatch was given for them."""
+    cdef char text[12]
+    cdef uint32_t job_id = 0
+    spank_unsetenv(sp, b"SLURM_CR_STEP")         # of a step that sbatch was run in
+    spank_unsetenv(sp, b"SLURM_CR_GOES_ON")
+    if spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS:
+        snprintf(text, sizeof(text), b"%u", job_id)
+        spank_setenv(sp, b"SLURM_CR_BATCH", text, 1)
+    if options.cr:
+        spank_setenv(sp, b"SLURM_CR_GOES_ON", b"1", 1)
+    if options.fallback[0] != 0:
+        spank_setenv(sp, b"SLURM_CR_FALLBACK", options.fallback, 1)
+    if options.skip_done:
+        spank_setenv(sp, b"SLURM_CR_SKIP_DONE", b"1", 1)
+    if options.keep:
+        snprintf(text, sizeof(text), b"%d", options.keep)
+        spank_setenv(sp, b"SLURM_CR_KEEP", text, 1)
+
+
+cdef void cr_batch_exit(spank_t sp) noexcept nogil:
+    """Remove, at a script's end, the file in which its steps were counted (pycr/identity.py).
+
+    By its name alone and with the user's rights.
+    """
+    cdef char path[64]
+    cdef uint32_t job_id = 0
+    cdef uid_t uid = 0
+    if (not cr_is_batch(sp) or spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS):
+        return
+    snprintf(path, sizeof(path), b"/tmp/srun_cr-steps.%u", job_id)
+    setfsuid(uid)
+    unlink(path)
+    setfsuid(geteuid())
+
+
 cdef void cr_batch_tell(spank_t sp) noexcept nogil:
     """Set SLURM_CHECKPOINT_IMAGE_DIR, as Slurm did: where checkpoints of this task will be.
 
@@ -109,8 +147,9 @@ cdef void cr_batch_tell(spank_t sp) noexcept nogil:
             spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", path, 1)
 
 
-cdef void cr_batch_find(spank_t sp) noexcept nogil:
-    """Take the generation that `pycr requeue` left as --restart-dir, as the user."""
+cdef bint cr_batch_find(spank_t sp, const char *name) noexcept nogil:
+    """Take the generation that a file of that name tells as --restart-dir, as the user; tell
+    whether there is one."""
     cdef char path[2 * PATH_SIZE]
     cdef char text[PATH_SIZE]
     cdef char job[12]
@@ -119,23 +158,24 @@ cdef void cr_batch_find(spank_t sp) noexcept nogil:
     cdef long got = -1
     cdef int fd
     if spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS:
-        return
+        return False
     snprintf(job, sizeof(job), b"%u", job_id)
     if options.checkpoint_dir[0] != 0:
         strcpy(path, options.checkpoint_dir)
     elif not cr_batch_place(path, sizeof(path), job):
-        return
+        return False
     if not (cr_batch_append(path, sizeof(path), b"/") and
             cr_batch_append(path, sizeof(path), job) and
-            cr_batch_append(path, sizeof(path), b".batch/requeue")):
-        return
+            cr_batch_append(path, sizeof(path), b".batch/") and
+            cr_batch_append(path, sizeof(path), name)):
+        return False
     fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
     if fd < 0:
         if errno != ENOENT and errno != ENOTDIR:
             cr_batch_append(path, sizeof(path), b": ")
             cr_batch_append(path, sizeof(path), strerror(errno))
             cr_task_fail(b"requeue from a checkpoint", path)
-        return
+        return False
     if fstat(fd, &st) == 0 and S_ISREG(st.st_mode) and st.st_uid == getuid():
         got = read(fd, text, sizeof(text) - 1)
     close(fd)
@@ -147,3 +187,4 @@ cdef void cr_batch_find(spank_t sp) noexcept nogil:
     if not cr_batch.requeued:
         # Better no job than one that silently begins from its beginning.
         cr_task_fail(b"requeue from a checkpoint", b"its requeue file is damaged")
+    return True

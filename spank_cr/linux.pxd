@@ -8,6 +8,7 @@ from posix.types cimport mode_t, pid_t, uid_t
 cdef extern from "<unistd.h>" nogil:
     char **environ
     uid_t getuid()
+    uid_t geteuid()
     pid_t getpid()
     pid_t getpgrp()
     pid_t setsid()
@@ -34,6 +35,9 @@ cdef extern from "<unistd.h>" nogil:
     enum: R_OK
     enum: W_OK
     enum: X_OK
+
+cdef extern from "<sys/fsuid.h>" nogil:
+    int setfsuid(uid_t uid)
 
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_clone

@@ -45,6 +45,8 @@ cdef int cr_slurmstepd_user_init(spank_t sp) noexcept nogil:
     if cr_is_step(sp, &step_id):
         spank_unsetenv(sp, b"SLURM_RESTART_DIR")
         spank_unsetenv(sp, b"SLURM_RESTART_FILES")
+        spank_unsetenv(sp, b"SLURM_CR_BATCH")
+        spank_unsetenv(sp, b"SLURM_CR_GOES_ON")
     return 0
 
 
@@ -259,8 +261,9 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     cr_successor(options.restart_dir)
     if batch:
         options.helper[0] = 0
-        if cr_batch_again(sp):
-            cr_batch_find(sp)          # no capability is in effect
+        cr_batch_variables(sp)
+        if cr_batch_again(sp) and not (options.cr and cr_batch_find(sp, b"newest")):
+            cr_batch_find(sp, b"requeue")          # no capability is in effect
     cr_batch_tell(sp)
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
         if batch and getuid() != 0:

@@ -72,3 +72,9 @@ cdef public int slurm_spank_task_init_privileged(spank_t sp, int ac, char **av) 
 
 cdef public int slurm_spank_task_init(spank_t sp, int ac, char **av) noexcept nogil:
     return cr_slurmstepd_task_init(sp)
+
+
+cdef public int slurm_spank_exit(spank_t sp, int ac, char **av) noexcept nogil:
+    if spank_context() == S_CTX_REMOTE:
+        cr_batch_exit(sp)
+    return 0

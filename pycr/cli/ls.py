@@ -88,6 +88,7 @@ def found(place: Path) -> Iterator[Path]:
 def row(path: Path) -> dict[str, Any]:
     """Return what there is to say of a generation in one line."""
     base = {"path": str(path.absolute()), "step": path.parent.name, "generation": path.name}
+    base["set_aside"] = image.aside(path)
     try:
         every = image.load_all(path)
     except PycrError as error:
@@ -110,7 +111,10 @@ def table(rows: list[dict[str, Any]]) -> None:
     head = ("STEP", "GENERATION", "TASKS", "NODES", "SIZE", "FROZEN", "WORK", "AGE", "PATH")
     cells = [head]
     for each in rows:
-        if each["whole"]:
+        if each["set_aside"]:
+            why = each["set_aside"]
+            cells.append((each["step"], each["generation"], "set aside", "", "", "", "", "", why))
+        elif each["whole"]:
             cells.append(
                 (
                     each["step"],

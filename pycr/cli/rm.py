@@ -41,9 +41,10 @@ def refuse_needed(path: Path) -> None:
         except PycrError:
             continue  # no job can be started from it
         job_id = manifest.job_id
-        if not manifest.batch or generation.absolute() != read_requeue(
-            Path(manifest.batch["home"]), job_id
-        ):
+        if not manifest.batch or generation.absolute() not in [
+            read_requeue(Path(manifest.batch["home"]), job_id, name)
+            for name in (image.REQUEUE, image.NEWEST)
+        ]:
             continue
         try:
             job = slurm().job(job_id)

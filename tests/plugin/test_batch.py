@@ -346,3 +346,43 @@ def test_a_user_whom_the_system_does_not_know(
     assert run.status == 0
     assert "command" in run.lines
     assert set(run.capabilities.values()) == {0}
+
+
+# ---- sbatch --cr: the newest generation, at whatever start --------------------------------------
+
+
+def test_newest_is_for_jobs_submitted_with_cr(
+    host: Host, python: Path, place: Path, requeue: Path, generation: Path
+) -> None:
+    """For these it comes before what `pycr requeue` has left; for others it is not there."""
+    newest = place / "newest"
+    newest.mkdir(0o755)
+    (newest / "orders").write_text("exit 0", encoding="ascii")
+    file = requeue.with_name("newest")
+    file.write_text(f"{newest}\n", encoding="utf-8")
+    os.chown(file, WHO.pw_uid, WHO.pw_gid)
+    directory = f"checkpoint-dir={place}"
+    lines = script(python, AGAIN, options=(directory, "cr"))
+    assert restored(host.run(lines))[10] == str(newest)
+    assert restored(host.run(from_place(python, place, AGAIN)))[10] == str(generation)
+    file.unlink()
+    assert restored(host.run(lines))[10] == str(generation)
+    requeue.unlink()
+    went_on(host.run(lines))
+
+
+def test_the_count_of_steps_is_removed_with_the_script(host: Host, python: Path) -> None:
+    """Whatever its name leads to stays; another user's stays where the user could not remove it."""
+    path = Path("/tmp/srun_cr-steps.7")
+    target = path.with_name("pycr-test-target")
+    for owner, left in ((WHO.pw_uid, False), (0, True)):
+        target.touch()
+        path.symlink_to(target)
+        os.chown(path, owner, owner, follow_symlinks=False)
+        try:
+            run = host.run([*BATCH, f"arg python={python}", "call init", "call exit"])
+            assert not run.errors
+            assert (path.is_symlink(), target.exists()) == (left, True)
+        finally:
+            path.unlink(missing_ok=True)
+            target.unlink()

@@ -23,6 +23,7 @@ EXPORTS = {
     "slurm_spank_user_init",
     "slurm_spank_task_init_privileged",
     "slurm_spank_task_init",
+    "slurm_spank_exit",
 }
 # Of Slurm's, what the plugin takes: all of it is in srun, sbatch, salloc, slurmd and slurmstepd.
 IMPORTS = {

@@ -175,6 +175,8 @@ def test_a_plain_task_does_not_see_sruns_variables(host: Host) -> None:
         "SLURM_SRUN_CR_SOCKET",
         "SLURM_RESTART_DIR",
         "SLURM_RESTART_FILES",
+        "SLURM_CR_BATCH",
+        "SLURM_CR_GOES_ON",
     ]
     assert not run.all("spank_setenv")
     assert run.all("return") == ["init 0", "user_init 0"]

@@ -68,7 +68,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		strcpy(BATCH.user, "alice");
 		strcpy(BATCH.home, "/home/alice");
 		if (setjmp(ended) == 0) {
-			__pyx_f_8spank_cr_cr_batch_find(NULL);
+			__pyx_f_8spank_cr_cr_batch_find(NULL, "requeue");
 			/* It did not ask for the file, or took it. */
 			hold(!BATCH.requeued || wanted);
 		} else {
