@@ -19,6 +19,7 @@ import os
 import sys
 import time
 
+from pycr.srun_keeper import StepKeeper
 from pycr.srun_process import dispositions, end_as, exec_srun, look_for_plugin, say, which
 from pycr.srun_socket import MAX_CONNECTIONS, PLACE, SLOW, Connection, Listener
 
@@ -44,6 +45,8 @@ class Wrapper:
         self.terminal = False
         self.ignored: set[int] = set()
         self.look_for_plugin = time.monotonic() + PLUGIN_PATIENCE
+        self.settings = ""  # as the plugin told them; else they come with the step's frame
+        self.keeper = StepKeeper(say=True)
 
     def start(self, srun: str) -> None:
         """Start srun, in its own process group, with the signals that the shell gave."""
@@ -73,9 +76,9 @@ class Wrapper:
         except OSError:
             pass
 
-    def adopt(self, pid: int, terminal: bool, ignored: str) -> None:
+    def adopt(self, pid: int, terminal: bool, ignored: str, settings: str) -> None:
         """Take on the srun that the plugin started (spank_cr/wrap.pxi)."""
-        self.pid, self.terminal = pid, terminal
+        self.pid, self.terminal, self.settings = pid, terminal, settings
         self.look_for_plugin = 0.0  # it is there: it has started this
         self.ignored = {number for number, flag in enumerate(ignored, 1) if flag == "1"}
 
@@ -104,6 +107,8 @@ class Wrapper:
                         self.forward(byte)
                 elif descriptor == self.listener.socket.fileno():
                     self.accept(poll)
+                elif descriptor == self.keeper.descriptor:
+                    self.hear_keeper(poll)
                 else:
                     self.hear(descriptor, poll)
             self.drop_slow(poll)
@@ -127,12 +132,25 @@ class Wrapper:
             return
         if number == signal.SIGCONT:
             self.hand_terminal_over()
+        if number == signal.SIGTERM and self.keeper.take_term():
+            return
         try:
             os.kill(self.pid, number)
         except OSError:
             pass
         if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             self.stop(number, whole_group=False)
+
+    def hear_keeper(self, poll) -> None:  # type: ignore[no-untyped-def]
+        """Take in what the keeper says; send a SIGTERM on that it could do nothing with."""
+        descriptor = self.keeper.descriptor
+        if self.keeper.hear():
+            try:
+                os.kill(self.pid, 15)
+            except OSError:
+                pass
+        if self.keeper.descriptor < 0:
+            poll.unregister(descriptor)
 
     def reap(self) -> int | None:
         """Return srun's wait status when it has ended; stop with it when it has stopped."""
@@ -219,6 +237,11 @@ class Wrapper:
         self.close(descriptor, poll)
         self.frames += 1
         self.step = frame
+        if self.frames == 1:
+            generation = os.environ.get("SLURM_RESTART_DIR", "")
+            self.keeper.start(*frame[:2], self.settings or self.listener.settings(), generation)
+            if self.keeper.pid:
+                poll.register(self.keeper.descriptor, POLLIN)
 
     def drop_slow(self, poll) -> None:  # type: ignore[no-untyped-def]
         """Drop what has not sent its frame in time."""
@@ -276,7 +299,7 @@ def adopted(argv: list[str], told: dict[str, str]) -> Wrapper | None:
     except (ValueError, ChildProcessError):
         return None  # not told, or told an ancestor of this one
     wrapper = Wrapper(argv, Listener(told["SOCKET"], descriptor))
-    wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"])
+    wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"], told["SETTINGS"])
     return wrapper
 
 
@@ -289,7 +312,7 @@ def main() -> NoReturn:
         if in_job():
             from pycr import srun_cr_job
 
-            srun_cr_job.run(srun, sys.argv[1:])
+            srun_cr_job.run(srun, sys.argv[1:], told["SETTINGS"])
         try:
             wrapper = Wrapper(sys.argv[1:], Listener())
         except OSError as error:

@@ -262,9 +262,12 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         options.helper[0] = 0
         if cr_batch_again(sp):
             cr_batch_find(sp)          # no capability is in effect
+        cr_keeper_start(sp)
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
         if batch and getuid() != 0:
             cr_caps_drop()
+        elif not batch:
+            cr_keeper_spare(sp)
         return 0
     if options.helper[0] != 0:
         mask = cr_caps_dump()

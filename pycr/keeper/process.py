@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The keeper as a process: it waits for what is due, has it done, and says what came of it.
+
+look at the job --> due: before its end, on preemption --> vacate or requeue, again if it fails
+                `-> due: start + k * interval ----------> create
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pycr import batch, config, errors, journal, keeper, record, step
+from pycr.errors import PycrError
+from pycr.keeper import ask, failures, plan
+from pycr.keeper.command import Command
+from pycr.requeue import write_requeue
+from pycr.settings import AUTO, NEVER, Settings
+from pycr.slurm import commands
+
+GUESS = (5.0, 15.0)  # seconds that the tasks stand still, and all, before one was measured
+LINGER = 60.0  # seconds that it goes on after what it looks after has ended, with what it has begun
+OTHERS = 0.5  # seconds between two looks whether the job's other steps are ready for its requeue
+LAST = 3.0  # seconds before the end at which nothing is waited for any more
+GONE = (errors.NoSuchJob, errors.AlreadyDone, errors.JobPending)
+
+
+class Keeper:
+    """One, of a step or of a batch job."""
+
+    def __init__(self, target: str, watch: str, settings: Settings, generation: str = "") -> None:
+        """target: "4711.0" or "4711.batch". watch: see pycr/keeper/__init__.py."""
+        self.target, self.settings, self.generation = target, settings, generation
+        self.job_id = int(target.partition(".")[0])
+        self.is_batch = target.endswith(".batch")
+        self.parent = watch == keeper.PARENT
+        self.watched = 0 if self.parent else os.pidfd_open(int(watch))
+        self.wake = -1
+        self.gone = 0.0  # since when what it looks after is
+        self.over = ""  # why it ends
+        self.command: Command | None = None
+        self.final = False  # whether that is the last one
+        self.attempts = 0
+        self.told = False  # to end the step, by its srun_cr
+        self.requeue_at = 0.0  # at the latest; 0: not vacated yet
+        self.said: dict[str, str] = {}
+        self.interval = 0.0
+        self.chosen_for = 0.0
+        self.ended = False
+
+    def begin(self) -> bool:
+        """Learn what is to be done; tell whether anything is. Raises PycrError, OSError."""
+        with open("/proc/self/comm", "w") as file:
+            file.write(keeper.COMM)
+        self.site = config.site()
+        self.job = commands.job(self.job_id)
+        self.facts = ask.facts(self.job)
+        self.journal = record.of_job(self.site, self.job_id)
+        self.before_end = self.settings.before_end
+        if self.before_end == 0:
+            self.before_end = AUTO if self.is_batch and self.facts.requeue else NEVER
+        if self.before_end == NEVER and not self.settings.checkpoint:
+            return False
+        if self.is_batch:
+            batch.check(self.job, requeue=False)
+        self.grace = ask.grace(self.facts.partition) if self.before_end != NEVER else 0.0
+        self.ahead = ask.signal_ahead(self.job_id) if self.job.is_batch else 0.0
+        self.start = self.now = time.monotonic()
+        self.retry_at = 0.0
+        self.took = [float(each["seconds"]) for each in self.past()]
+        self.take_end()
+        if self.settings.checkpoint == AUTO:
+            self.choose_interval()
+        elif self.settings.checkpoint:
+            self.take_interval(float(self.settings.checkpoint))
+        self.tick = self.start + self.interval if self.interval else float("inf")
+        self.tell_life()
+        return True
+
+    def past(self) -> list[journal.Event]:
+        """Return what its journal has of checkpoints that were made, of this job or of its step."""
+        found = [each for each in self.events() if each["event"] == "committed"]
+        numbers = [each for each in found if type(each.get("seconds")) in (int, float)]
+        return [each for each in numbers if self.target in each.get("steps", [])]
+
+    def events(self) -> list[journal.Event]:
+        with suppress(PycrError):
+            return self.journal.events() if self.journal is not None else []
+        return []
+
+    def write(self, event: str, **values: object) -> None:
+        """Add to the journal; that it cannot be is no reason to stop."""
+        with suppress(PycrError):
+            if self.journal is not None:
+                self.journal.append(event, step=self.target, **values)
+
+    def note(self, text: str, about: str = "") -> None:
+        """Tell the user; about: not again while it is the same about this."""
+        if about and self.said.get(about) == text:
+            return
+        self.said[about] = text
+        self.write("note", text=text)
+        with suppress(OSError):
+            os.write(2, f"pycr: {errors.printable(text)}\n".encode(errors="replace"))
+
+    def tell_life(self) -> None:
+        self.write(
+            "life",
+            since=record.since(self.job),
+            nodes=self.facts.nodelist,
+            end=self.facts.end,
+            interval=self.interval,
+            before_end=self.margin if self.before_end != NEVER else None,
+            generation=self.generation,
+        )
+
+    def choose_interval(self) -> None:
+        """Choose the interval by what a checkpoint costs and how often nodes fail; say why."""
+        last = self.past()[-1:]
+        frozen = float(last[0].get("frozen", GUESS[0])) if last else GUESS[0]
+        total = self.took[-1] if self.took else GUESS[1]
+        if self.chosen_for and not plan.has_changed(
+            max(frozen, total / plan.TENTH), self.chosen_for
+        ):
+            return
+        self.chosen_for = max(frozen, total / plan.TENTH)
+        seen = failures.look(self.facts.partition)
+        mtbf = seen.node_mtbf / self.facts.nodes
+        self.take_interval(plan.interval(frozen, total, mtbf, 1.0), silent=True)
+        how = "measured" if last else "a guess before the first"
+        nodes = f"{self.facts.nodes} node{'s' if self.facts.nodes > 1 else ''}"
+        self.note(
+            f"{self.target}: a checkpoint every {plan.spell(self.interval)}: one stops it for"
+            f" {frozen:.2f} s and takes {total:.1f} s ({how}); {nodes} of partition"
+            f" {self.facts.partition} will run {plan.spell(mtbf)} between failures"
+            f" ({seen.failures} seen in {seen.where})"
+        )
+
+    def take_interval(self, wanted: float, silent: bool = False) -> None:
+        """Take an interval; it is not below the site's."""
+        self.interval = max(wanted, float(self.site.min_interval))
+        if self.interval > wanted and not silent:
+            self.note(
+                f"{self.target}: a checkpoint every {plan.spell(self.interval)}, not every"
+                f" {plan.spell(wanted)}: the site's min_interval"
+            )
+
+    def take_end(self) -> None:
+        """Work out by what the job's end is when the last checkpoint is due."""
+        facts = self.facts
+        self.end = float("inf")
+        self.duration = plan.expected(self.took, GUESS[1])
+        wanted = float(self.before_end) if self.before_end > 0 else 0.0
+        self.margin = plan.margin(self.duration, facts.slot, wanted, self.ahead)
+        self.due = float("inf")
+        if facts.end is not None:
+            self.end = time.monotonic() + facts.end - time.time()
+        if self.before_end != NEVER:
+            self.due = self.now if facts.preempted or self.told else self.end - self.margin
+        self.look_at = self.now + plan.poll_in(self.now, self.due, self.grace)
+
+    def look(self) -> None:
+        """Look at the job: its end may have moved, or it is no more."""
+        try:
+            self.job = commands.job(self.job_id)
+        except errors.NoSuchJob:
+            self.over = "done"
+        except PycrError:
+            self.look_at = self.now + plan.POLL  # slurmctld is down: later
+        else:
+            before, self.facts = self.facts, ask.facts(self.job)
+            if self.facts.start != before.start:
+                self.over = "requeued"  # this is its next life
+            if self.facts.preempted and not before.preempted:
+                left = (self.facts.end or time.time()) - time.time()
+                self.note(
+                    f"{self.target}: the job is preempted: {plan.spell(max(0, left))} are left"
+                )
+            self.take_end()
+
+    def run(self) -> None:
+        """Look after it until it has ended."""
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake = read
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):
+            signal.signal(number, lambda *_: None)
+        while True:
+            self.now = time.monotonic()
+            self.act()
+            if self.over and self.command is None:
+                break
+            self.wait()
+        self.end_life(self.over)
+
+    def act(self) -> None:
+        """Do what is due."""
+        if self.command is not None:
+            if self.command.over():
+                self.concluded(self.command)
+            elif self.gone and self.now - self.gone > LINGER:
+                self.over, self.command = self.over or "done", None
+            return
+        if self.requeue_at:
+            self.put_back()
+            return
+        if self.gone or self.over:
+            self.over = self.over or "done"
+            return
+        if self.now >= self.look_at:
+            self.look()
+        if self.over:
+            return
+        if self.now >= self.due:
+            if self.now >= self.retry_at:
+                self.last()
+        elif self.now >= self.tick:
+            self.periodic()
+
+    def wait(self) -> None:
+        """Wait for the next that is due, or for news."""
+        poll = select.poll()
+        poll.register(self.wake, select.POLLIN)
+        if not self.gone:
+            poll.register(self.watched, select.POLLIN)
+        if self.command is not None:
+            poll.register(self.command.descriptor, select.POLLIN)
+            until = self.gone + LINGER if self.gone else float("inf")
+        elif self.requeue_at:
+            until = self.now + OTHERS
+        else:
+            due = self.due if self.retry_at <= self.due else self.retry_at
+            until = min(due, self.tick, self.look_at)
+        left = max(0.0, until - time.monotonic())
+        ready = {each for each, _ in poll.poll(None if left > 1e6 else left * 1000 + 1)}
+        if self.wake in ready:
+            os.read(self.wake, 4096)
+            self.signalled()
+        if self.watched in ready:
+            self.hear()
+
+    def hear(self) -> None:
+        """Take in what its parent says, or that what it looks after is gone."""
+        if self.parent:
+            said = os.read(0, 64)
+            if keeper.TERM in said and not self.told:
+                self.told = True
+                self.due, self.retry_at = self.now, 0.0
+            if said:
+                return
+            null = os.open("/dev/null", os.O_WRONLY)
+            os.dup2(null, 2)  # who reads it waits for its end
+            os.close(null)
+        self.gone = time.monotonic()
+
+    def signalled(self) -> None:
+        """Slurm ends the job, this included: write down why while there is time."""
+        if self.final and self.command is not None:
+            last = journal.state(self.events(), self.target).last
+            if last is not None and last.get("vacate") and last["time"] > self.final_since:
+                self.end_life("requeued")
+
+    def tell(self, word: bytes) -> None:
+        if self.parent:
+            with suppress(OSError):
+                os.write(1, word)
+
+    def periodic(self) -> None:
+        """Have a checkpoint made."""
+        self.tick = plan.next_tick(self.start, self.interval, self.now)
+        if self.now + self.duration > self.due:
+            return  # the last one is as good as due
+        most = min(float(step.MAX_WAIT), self.due - self.now)
+        self.began(Command("create", self.name(), most, self.settings.keep or self.site.keep))
+
+    def last(self) -> None:
+        """Have it checkpointed and ended."""
+        left = self.end - self.now
+        if self.attempts and not plan.worth_trying(left, self.duration):
+            self.last_resort()
+            return
+        if not self.attempts:
+            self.final_since = time.time()
+            self.note(f"{self.target}: {self.why(left)}: checkpointed, and {self.what()}")
+        self.attempts += 1
+        self.final = True
+        if self.back():
+            self.tell(keeper.HOLD)
+        verb = "requeue" if self.is_batch and self.facts.requeue else "vacate"
+        most = min(float(step.MAX_WAIT), max(self.duration, left - LAST))
+        self.began(Command(verb, self.name(), most))
+
+    def began(self, command: Command) -> None:
+        self.command = command
+
+    def name(self) -> str:
+        return str(self.job_id) if self.is_batch else self.target
+
+    def back(self) -> bool:
+        """Tell whether the job is to be put back into the queue."""
+        return self.facts.is_batch and self.facts.requeue
+
+    def why(self, left: float) -> str:
+        if self.told:
+            return "a SIGTERM came"
+        if self.facts.preempted:
+            return f"preempted, with {plan.spell(max(0.0, left))} left"
+        how = "" if self.before_end > 0 else f", where one takes {plan.spell(self.duration)}"
+        return f"{plan.spell(max(0.0, left))} before its end{how}"
+
+    def what(self) -> str:
+        if self.back():
+            return "put back into the queue"
+        return f"ended; go on with: pycr restart {self.target}"
+
+    def concluded(self, command: Command) -> None:
+        """See what came of a checkpoint."""
+        self.command = None
+        status, reason = command.status, command.reason()
+        final, self.final = self.final, False
+        if status == 0:
+            self.took.append(command.took - plan.STARTUP)
+            self.duration = plan.expected(self.took, GUESS[1])
+            self.said.clear()
+        command.close()
+        if status in {each.exit_status for each in GONE} and not (final and self.attempts > 1):
+            self.look_at = self.now  # it may have ended; if not, its next checkpoint is on time
+        if final:
+            self.last_concluded(status, reason)
+            return
+        if status == 0:
+            over = plan.missed(self.start, self.interval, command.began, self.now)
+            if over:
+                skipped = f"{over} that were due are skipped" if over > 1 else "the next is skipped"
+                self.note(
+                    f"{self.target}: a checkpoint took {command.took:.0f} s: {skipped}", "slow"
+                )
+            if self.settings.checkpoint == AUTO:
+                before = self.interval
+                self.choose_interval()
+                if self.interval != before:
+                    self.tell_life()
+                    self.start = self.now
+            self.take_end()
+        elif status in (errors.Disabled.exit_status, errors.Busy.exit_status):
+            self.note(f"periodic checkpoint skipped: {reason}", "skipped")
+        elif not self.gone:
+            self.note(f"periodic checkpoint failed: {reason}", "failed")
+        self.tick = plan.next_tick(self.start, self.interval, self.now)
+
+    def last_concluded(self, status: int, reason: str) -> None:
+        """See what came of the last checkpoint."""
+        if status == 0:
+            if self.is_batch or not self.back():
+                self.over = "requeued" if self.back() else "vacated"
+            else:
+                self.write("ended", why="vacated, for a requeue")
+                self.requeue_at = max(self.now, min(self.end - LAST, self.now + LINGER))
+            return
+        if self.gone:
+            self.over = "done"
+            return
+        if self.told:
+            self.note(f"{self.target}: no checkpoint for the SIGTERM, which goes on: {reason}")
+            self.told, self.attempts = False, 0
+            self.tell(keeper.FAILED)
+            self.take_end()
+            return
+        if self.back():
+            self.tell(keeper.FAILED)
+        self.retry_at = self.now + plan.retry_in(self.attempts)
+        self.note(f"{self.target}: the last checkpoint failed, it is tried again: {reason}", "last")
+
+    def last_resort(self) -> None:
+        """No time is left for a checkpoint: the generation before is what there is to go on from."""
+        found = journal.state(self.events(), self.target).last
+        path = str(found.get("path", "")) if found is not None else ""
+        self.due = float("inf")
+        if not path or not os.path.isdir(path):
+            self.note(f"{self.target}: no checkpoint could be made in time, and none was before")
+        elif not self.back():
+            self.note(f"{self.target}: no checkpoint could be made in time; the last: {path}")
+        else:
+            self.note(f"{self.target}: no checkpoint could be made in time; put back, with {path}")
+            self.end_life("requeued")
+            with suppress(PycrError):
+                if self.is_batch:
+                    home = Path(
+                        self.settings.checkpoint_dir or config.default_dir(self.site, self.job_id)
+                    )
+                    write_requeue(home, self.job_id, Path(path))
+                commands.requeue(self.job_id)
+
+    def put_back(self) -> None:
+        """Put the job of a vacated step back, when its other kept steps are vacated too."""
+        if self.now < self.requeue_at and self.others():
+            return
+        self.requeue_at, self.over = 0.0, "requeued"
+        try:
+            commands.requeue(self.job_id)
+        except PycrError as error:
+            self.note(f"{self.target}: vacated, but not put back into the queue: {error}")
+            self.over = "vacated"
+        while not self.gone and time.monotonic() - self.now < LINGER:
+            self.gone = self.has_gone()  # its srun_cr waits for the job's end
+
+    def has_gone(self) -> float:
+        """Wait a moment; tell whether the job has ended since."""
+        time.sleep(OTHERS)
+        with suppress(PycrError):
+            if commands.job(self.job_id).state != "RUNNING":
+                return time.monotonic()
+        return 0.0
+
+    def others(self) -> set[str]:
+        """Return the job's other steps that have a keeper and run still."""
+        kept: set[str] = set()
+        for event in self.events():
+            name = str(event.get("step"))
+            if event["event"] == "life" and event.get("since") == record.since(self.job):
+                kept.add(name)
+            elif event["event"] == "ended":
+                kept.discard(name)
+        kept.discard(self.target)
+        with suppress(PycrError):
+            return kept & {each.name for each in commands.steps(self.job)} if kept else kept
+        return kept
+
+    def end_life(self, why: str) -> None:
+        if not self.ended:
+            self.ended = True
+            self.write("ended", why=why)
