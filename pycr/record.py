@@ -51,6 +51,7 @@ class Record:
         self.journal = of_job(site, job.job_id)
         self.id = os.urandom(4).hex()
         self.vacate = False
+        self.told = False  # of what was made
 
     def refuse_disabled(self, steps: Iterable[Step]) -> None:
         """Refuse steps for which checkpoints are disabled, or for whose job.
@@ -89,7 +90,10 @@ class Record:
         )
 
     def committed(self, made: Sequence[Path]) -> None:
-        """Note the generations that were made."""
+        """Note the generations that were made, once."""
+        if self.told:
+            return
+        self.told = True
         for path in made:
             every = image.load_all(path)
             self._append(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The remote context: start the keeper (pycr/keeper) of a batch job submitted with --cr, and keep
-# a SIGTERM from tasks that are to be checkpointed for it.
+# a SIGTERM from tasks that are to be checkpointed for it, which srun finds out (local context).
 #
 #     slurmstepd -- this process, becomes the script or its pod
 #                     `- fork, ends `- fork, exec: pycr.keeper, nobody's child
@@ -70,25 +70,52 @@ cdef void cr_keeper_start(spank_t sp) noexcept nogil:
     _exit(0)
 
 
+cdef bint cr_keeper_looks_after() noexcept nogil:
+    """Tell, in srun, whether a keeper checkpoints this step before Slurm ends it: its own, or that
+    of the batch job that it is in."""
+    cdef const char *kept = getenv(b"SLURM_CR_KEEPER")
+    cdef const char *job = getenv(b"SLURM_JOB_ID")
+    if not options.cr or options.before_end == CR_NEVER:
+        return False
+    return options.before_end != 0 or (kept != NULL and job != NULL and
+                                       strncmp(kept, job, strlen(job)) == 0 and
+                                       kept[strlen(job)] == c':')
+
+
+cdef bint cr_keeper_preemptible() noexcept nogil:
+    """Tell, in srun, whether jobs of its partition may be preempted by a signal."""
+    cdef partition_info_msg_t *found = NULL
+    cdef const char *mine = getenv(b"SLURM_JOB_PARTITION")
+    cdef bint may = False
+    cdef uint32_t i
+    if mine == NULL or slurm_load_partitions(0, &found, SHOW_ALL) != 0:
+        return False
+    for i in range(found.record_count):
+        if strcmp(found.partition_array[i].name, mine) == 0:
+            may = (found.partition_array[i].preempt_mode &
+                   (PREEMPT_MODE_REQUEUE | PREEMPT_MODE_CANCEL)) != 0
+    slurm_free_partition_info_msg(found)
+    return may
+
+
+cdef void cr_keeper_tell() noexcept nogil:
+    """Have slurmstepd spare the step's tasks, where they may be preempted (cr_keeper_spare)."""
+    unsetenv(b"SLURM_CR_SPARE")
+    if cr_keeper_looks_after() and cr_keeper_preemptible():
+        setenv(b"SLURM_CR_SPARE", b"1", 1)
+
+
 cdef void cr_keeper_spare(spank_t sp) noexcept nogil:
     """Have a step's task begin with SIGTERM ignored where a keeper checkpoints it in its stead.
 
     Slurm sends it to every process of a preempted job's steps, at once, and only then anybody can
     know; what does nothing about it would be dead before it could be checkpointed.
     """
-    cdef uint32_t job_id = 0
-    cdef char mine[16]
-    cdef char kept[32]
+    cdef char told[4]
     cdef sigaction_t action
-    if not options.cr or options.before_end == CR_NEVER or getuid() == 0:
+    if spank_getenv(sp, b"SLURM_CR_SPARE", told, sizeof(told)) != ESPANK_SUCCESS:
         return
-    if options.before_end == 0:
-        if (spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS or
-                spank_getenv(sp, b"SLURM_CR_KEEPER", kept, sizeof(kept)) != ESPANK_SUCCESS):
-            return
-        snprintf(mine, sizeof(mine), b"%u:", job_id)
-        if strncmp(kept, mine, strlen(mine)) != 0:
-            return
+    spank_unsetenv(sp, b"SLURM_CR_SPARE")
     memset(&action, 0, sizeof(action))
     action.sa_handler = SIG_IGN
     sigaction(SIGTERM, &action, NULL)

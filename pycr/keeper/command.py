@@ -29,7 +29,7 @@ class Command:
             words.append(f"--max-wait={max(1, int(max_wait))}")
         if KEEP_OPTION and keep and verb == "create":
             words.append(f"--keep={keep}")
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.monotonic()
         self.took = 0.0
         try:

@@ -69,7 +69,7 @@ def poll_in(now: float, due: float, grace: float) -> float:
 def retry_in(attempt: int) -> float:
     """Return how long to wait after the attempt-th checkpoint that failed, from 1."""
     first, most = AGAIN
-    return min(most, first * 2 ** (attempt - 1))
+    return min(most, first * (1 << min(attempt - 1, 16)))
 
 
 def worth_trying(left: float, duration: float) -> bool:

@@ -63,7 +63,7 @@ class Keeper:
         self.before_end = self.settings.before_end
         if self.before_end == 0:
             self.before_end = AUTO if self.is_batch and self.facts.requeue else NEVER
-        if self.before_end == NEVER and not self.settings.checkpoint:
+        if not self.job.running or (self.before_end == NEVER and not self.settings.checkpoint):
             return False
         if self.is_batch:
             batch.check(self.job, requeue=False)
@@ -159,7 +159,7 @@ class Keeper:
         self.due = float("inf")
         if facts.end is not None:
             self.end = time.monotonic() + facts.end - time.time()
-        if self.before_end != NEVER:
+        if self.before_end != NEVER and self.facts.running:
             self.due = self.now if facts.preempted or self.told else self.end - self.margin
         self.look_at = self.now + plan.poll_in(self.now, self.due, self.grace)
 
@@ -175,6 +175,8 @@ class Keeper:
             before, self.facts = self.facts, ask.facts(self.job)
             if self.facts.start != before.start:
                 self.over = "requeued"  # this is its next life
+            elif not self.job.running or self.job.state == "COMPLETING":
+                self.over = "done"
             if self.facts.preempted and not before.preempted:
                 left = (self.facts.end or time.time()) - time.time()
                 self.note(
@@ -210,6 +212,8 @@ class Keeper:
                 self.concluded(self.command)
             elif self.gone and self.now - self.gone > LINGER:
                 self.over, self.command = self.over or "done", None
+            elif self.final:
+                self.say_end()
             return
         if self.requeue_at:
             self.put_back()
@@ -236,6 +240,8 @@ class Keeper:
         if self.command is not None:
             poll.register(self.command.descriptor, select.POLLIN)
             until = self.gone + LINGER if self.gone else float("inf")
+            if self.final:
+                until = min(until, self.now + OTHERS)
         elif self.requeue_at:
             until = self.now + OTHERS
         else:
@@ -245,7 +251,6 @@ class Keeper:
         ready = {each for each, _ in poll.poll(None if left > 1e6 else left * 1000 + 1)}
         if self.wake in ready:
             os.read(self.wake, 4096)
-            self.signalled()
         if self.watched in ready:
             self.hear()
 
@@ -263,12 +268,12 @@ class Keeper:
             os.close(null)
         self.gone = time.monotonic()
 
-    def signalled(self) -> None:
-        """Slurm ends the job, this included: write down why while there is time."""
-        if self.final and self.command is not None:
+    def say_end(self) -> None:
+        """Write down why it ends: a job that is put back takes this with it, without a word."""
+        if self.is_batch and not self.ended:
             last = journal.state(self.events(), self.target).last
-            if last is not None and last.get("vacate") and last["time"] > self.final_since:
-                self.end_life("requeued")
+            if last is not None and last.get("vacate") and last["time"] >= self.final_since:
+                self.end_life("requeued" if self.back() else "vacated")
 
     def tell(self, word: bytes) -> None:
         if self.parent:
@@ -382,7 +387,7 @@ class Keeper:
         self.note(f"{self.target}: the last checkpoint failed, it is tried again: {reason}", "last")
 
     def last_resort(self) -> None:
-        """No time is left for a checkpoint: the generation before is what there is to go on from."""
+        """No time is left for a checkpoint: go on from the generation before, if there is one."""
         found = journal.state(self.events(), self.target).last
         path = str(found.get("path", "")) if found is not None else ""
         self.due = float("inf")
