@@ -32,7 +32,7 @@ PATIENCE = 2.0  # seconds in which an srun that has begun to launch its step wil
 class JobWrapper:
     """srun_cr's own part: signals, the mailbox, and its srun's end."""
 
-    def __init__(self, srun: str, argv: list[str], settings: str) -> None:
+    def __init__(self, srun: str, argv: list[str], settings: str = "") -> None:
         self.srun_path, self.argv, self.settings = srun, argv, settings
         self.mailbox = Mailbox(ROLE)
         self.silence = Silence(self.mailbox)

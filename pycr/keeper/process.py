@@ -23,6 +23,7 @@ from pycr.settings import AUTO, NEVER, Settings
 from pycr.slurm import commands
 
 GUESS = (5.0, 15.0)  # seconds that the tasks stand still, and all, before one was measured
+FIRST = 300.0  # seconds until the first checkpoint where none was measured: to measure it
 LINGER = 60.0  # seconds that it goes on after what it looks after has ended, with what it has begun
 OTHERS = 0.5  # seconds between two looks whether the job's other steps are ready for its requeue
 LAST = 3.0  # seconds before the end at which nothing is waited for any more
@@ -78,6 +79,8 @@ class Keeper:
         elif self.settings.checkpoint:
             self.take_interval(float(self.settings.checkpoint))
         self.tick = self.start + self.interval if self.interval else float("inf")
+        if self.settings.checkpoint == AUTO and not self.took:
+            self.tick = self.start + min(self.interval, FIRST)
         self.tell_life()
         return True
 
@@ -336,7 +339,7 @@ class Keeper:
         if status == 0:
             self.took.append(command.took - plan.STARTUP)
             self.duration = plan.expected(self.took, GUESS[1])
-            self.said.clear()
+            self.said = {"slow": self.said.get("slow", "")}
         command.close()
         if status in {each.exit_status for each in GONE} and not (final and self.attempts > 1):
             self.look_at = self.now  # it may have ended; if not, its next checkpoint is on time
