@@ -71,7 +71,7 @@ class Keeper:
         self.grace = ask.grace(self.facts.partition) if self.before_end != NEVER else 0.0
         self.ahead = ask.signal_ahead(self.job_id) if self.job.is_batch else 0.0
         self.start = self.now = time.monotonic()
-        self.retry_at = 0.0
+        self.retry_at, self.look_at = 0.0, float("inf")
         self.took = [float(each["seconds"]) for each in self.past()]
         self.take_end()
         if self.settings.checkpoint == AUTO:
@@ -164,10 +164,11 @@ class Keeper:
             self.end = time.monotonic() + facts.end - time.time()
         if self.before_end != NEVER and self.facts.running:
             self.due = self.now if facts.preempted or self.told else self.end - self.margin
-        self.look_at = self.now + plan.poll_in(self.now, self.due, self.grace)
+        self.look_at = min(self.look_at, self.now + plan.poll_in(self.now, self.due, self.grace))
 
     def look(self) -> None:
         """Look at the job: its end may have moved, or it is no more."""
+        self.look_at = float("inf")
         try:
             self.job = commands.job(self.job_id)
         except errors.NoSuchJob:
