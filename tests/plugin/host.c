@@ -132,6 +132,7 @@ static void task(uid_t uid)
 		call("task_init");
 		/* slurmstepd would execute the user's command here, which ends capabilities. */
 		dprintf(1, "command\nkeepcaps %d\n", prctl(PR_GET_KEEPCAPS));
+		dprintf(1, "sigterm %s\n", signal(SIGTERM, SIG_DFL) == SIG_IGN ? "ignored" : "-");
 		capabilities();
 		_exit(0);
 	}
