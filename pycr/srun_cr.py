@@ -19,13 +19,14 @@ import os
 import sys
 import time
 
-from pycr.srun_keeper import StepKeeper
 from pycr.srun_process import dispositions, end_as, exec_srun, look_for_plugin, say, which
 from pycr.srun_socket import MAX_CONNECTIONS, PLACE, SLOW, Connection, Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from pycr.srun_keeper import StepKeeper
 
 POLLIN = 1  # select.POLLIN; select is not imported here
 VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED", "SETTINGS")
@@ -46,7 +47,7 @@ class Wrapper:
         self.ignored: set[int] = set()
         self.look_for_plugin = time.monotonic() + PLUGIN_PATIENCE
         self.settings = ""  # as the plugin told them; else they come with the step's frame
-        self.keeper = StepKeeper(say=True)
+        self.keeper: StepKeeper | None = None
 
     def start(self, srun: str) -> None:
         """Start srun, in its own process group, with the signals that the shell gave."""
@@ -107,8 +108,8 @@ class Wrapper:
                         self.forward(byte)
                 elif descriptor == self.listener.socket.fileno():
                     self.accept(poll)
-                elif descriptor == self.keeper.descriptor:
-                    self.hear_keeper(poll)
+                elif self.keeper is not None and descriptor == self.keeper.descriptor:
+                    self.hear_keeper(self.keeper, poll)
                 else:
                     self.hear(descriptor, poll)
             self.drop_slow(poll)
@@ -132,7 +133,7 @@ class Wrapper:
             return
         if number == signal.SIGCONT:
             self.hand_terminal_over()
-        if number == signal.SIGTERM and self.keeper.take_term():
+        if number == signal.SIGTERM and self.keeper is not None and self.keeper.take_term():
             return
         try:
             os.kill(self.pid, number)
@@ -141,15 +142,28 @@ class Wrapper:
         if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             self.stop(number, whole_group=False)
 
-    def hear_keeper(self, poll) -> None:  # type: ignore[no-untyped-def]
+    def start_keeper(self, poll) -> None:  # type: ignore[no-untyped-def]
+        """Start the step's keeper, where its options ask for one."""
+        settings = self.settings or self.listener.settings()
+        if not settings or self.step is None:
+            return
+        from pycr.srun_keeper import StepKeeper
+
+        self.keeper = StepKeeper(say=True)
+        generation = os.environ.get("SLURM_RESTART_DIR", "")
+        self.keeper.start(*self.step[:2], settings, generation)
+        if self.keeper.pid:
+            poll.register(self.keeper.descriptor, POLLIN)
+
+    def hear_keeper(self, keeper: StepKeeper, poll) -> None:  # type: ignore[no-untyped-def]
         """Take in what the keeper says; send a SIGTERM on that it could do nothing with."""
-        descriptor = self.keeper.descriptor
-        if self.keeper.hear():
+        descriptor = keeper.descriptor
+        if keeper.hear():
             try:
                 os.kill(self.pid, 15)
             except OSError:
                 pass
-        if self.keeper.descriptor < 0:
+        if keeper.descriptor < 0:
             poll.unregister(descriptor)
 
     def reap(self) -> int | None:
@@ -238,10 +252,7 @@ class Wrapper:
         self.frames += 1
         self.step = frame
         if self.frames == 1:
-            generation = os.environ.get("SLURM_RESTART_DIR", "")
-            self.keeper.start(*frame[:2], self.settings or self.listener.settings(), generation)
-            if self.keeper.pid:
-                poll.register(self.keeper.descriptor, POLLIN)
+            self.start_keeper(poll)
 
     def drop_slow(self, poll) -> None:  # type: ignore[no-untyped-def]
         """Drop what has not sent its frame in time."""

@@ -8,8 +8,15 @@
 # As the user, without a capability, a descriptor or a variable of the script's.
 
 
-cdef bint cr_keeper_wanted() noexcept nogil:
-    """Tell whether a batch job asks for a keeper; whether it has something to do, that sees."""
+cdef bint cr_keeper_wanted(spank_t sp) noexcept nogil:
+    """Tell whether a batch job asks for a keeper; whether there is something to do, it sees itself.
+
+    Not for scripts that cannot be checkpointed yet: their steps have keepers of their own.
+    """
+    cdef char value[32]
+    if (spank_getenv(sp, b"SLURM_ARRAY_JOB_ID", value, sizeof(value)) == ESPANK_SUCCESS or
+            spank_getenv(sp, b"SLURM_HET_SIZE", value, sizeof(value)) == ESPANK_SUCCESS):
+        return False
     return options.cr and config.fault[0] == 0 and (options.checkpoint != 0 or
                                                     options.before_end != CR_NEVER)
 
@@ -49,7 +56,7 @@ cdef void cr_keeper_start(spank_t sp) noexcept nogil:
     cdef char value[32]
     cdef pid_t script = getpid()
     cdef pid_t child
-    if (not cr_keeper_wanted() or getuid() == 0 or
+    if (not cr_keeper_wanted(sp) or getuid() == 0 or
             spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS):
         return
     snprintf(value, sizeof(value), b"%u:%d", job_id, options.checkpoint)

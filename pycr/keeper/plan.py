@@ -23,7 +23,7 @@ MOST = 0.5  # share of the time limit that a margin takes: half of each life get
 STARTUP = 2.0  # seconds of a checkpoint before its first task is frozen
 POLL, SOONEST = 60.0, 2.0  # seconds between two looks at the job, at most and at least
 LOOKS = 6  # at the job in the time that it is given when it is preempted
-AGAIN = (1.0, 5.0)  # seconds between attempts: the first, and at most
+AGAIN = 4  # attempts at least that what is left has place for the pauses of
 CHANGED = 1.5  # times as long or as short a cost that has an interval chosen anew
 
 
@@ -66,10 +66,9 @@ def poll_in(now: float, due: float, grace: float) -> float:
     return max(SOONEST, min(often, (due - now) / 2))
 
 
-def retry_in(attempt: int) -> float:
+def retry_in(attempt: int, left: float) -> float:
     """Return how long to wait after the attempt-th checkpoint that failed, from 1."""
-    first, most = AGAIN
-    return min(most, first * (1 << min(attempt - 1, 16)))
+    return max(1.0, min(left / AGAIN, float(1 << min(attempt - 1, 16))))
 
 
 def worth_trying(left: float, duration: float) -> bool:

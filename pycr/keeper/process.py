@@ -14,10 +14,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import batch, config, errors, journal, keeper, record, step
+from pycr import batch, config, errors, keeper, record, step
 from pycr.errors import PycrError
 from pycr.keeper import ask, failures, plan
 from pycr.keeper.command import Command
+from pycr.keeper.diary import Diary
 from pycr.requeue import write_requeue
 from pycr.settings import AUTO, NEVER, Settings
 from pycr.slurm import commands
@@ -38,6 +39,7 @@ class Keeper:
         self.target, self.settings, self.generation = target, settings, generation
         self.job_id = int(target.partition(".")[0])
         self.is_batch = target.endswith(".batch")
+        self.name = str(self.job_id) if self.is_batch else target
         self.parent = watch == keeper.PARENT
         self.watched = 0 if self.parent else os.pidfd_open(int(watch))
         self.wake = -1
@@ -46,12 +48,11 @@ class Keeper:
         self.command: Command | None = None
         self.final = False  # whether that is the last one
         self.attempts = 0
+        self.given_up = 0.0  # the end for which no checkpoint could be made
         self.told = False  # to end the step, by its srun_cr
         self.requeue_at = 0.0  # at the latest; 0: not vacated yet
-        self.said: dict[str, str] = {}
         self.interval = 0.0
         self.chosen_for = 0.0
-        self.ended = False
 
     def begin(self) -> bool:
         """Learn what is to be done; tell whether anything is. Raises PycrError, OSError."""
@@ -60,7 +61,7 @@ class Keeper:
         self.site = config.site()
         self.job = commands.job(self.job_id)
         self.facts = ask.facts(self.job)
-        self.journal = record.of_job(self.site, self.job_id)
+        self.diary = Diary(self.target, record.of_job(self.site, self.job_id))
         self.before_end = self.settings.before_end
         if self.before_end == 0:
             self.before_end = AUTO if self.is_batch and self.facts.requeue else NEVER
@@ -70,9 +71,10 @@ class Keeper:
             batch.check(self.job, requeue=False)
         self.grace = ask.grace(self.facts.partition) if self.before_end != NEVER else 0.0
         self.ahead = ask.signal_ahead(self.job_id) if self.job.is_batch else 0.0
+        self.max_wait = float(self.site.max_wait or step.MAX_WAIT)
         self.start = self.now = time.monotonic()
         self.retry_at, self.look_at = 0.0, float("inf")
-        self.took = [float(each["seconds"]) for each in self.past()]
+        self.took = [float(each["seconds"]) for each in self.diary.past()]
         self.take_end()
         if self.settings.checkpoint == AUTO:
             self.choose_interval()
@@ -84,34 +86,8 @@ class Keeper:
         self.tell_life()
         return True
 
-    def past(self) -> list[journal.Event]:
-        """Return what its journal has of checkpoints that were made, of this job or of its step."""
-        found = [each for each in self.events() if each["event"] == "committed"]
-        numbers = [each for each in found if type(each.get("seconds")) in (int, float)]
-        return [each for each in numbers if self.target in each.get("steps", [])]
-
-    def events(self) -> list[journal.Event]:
-        with suppress(PycrError):
-            return self.journal.events() if self.journal is not None else []
-        return []
-
-    def write(self, event: str, **values: object) -> None:
-        """Add to the journal; that it cannot be is no reason to stop."""
-        with suppress(PycrError):
-            if self.journal is not None:
-                self.journal.append(event, step=self.target, **values)
-
-    def note(self, text: str, about: str = "") -> None:
-        """Tell the user; about: not again while it is the same about this."""
-        if about and self.said.get(about) == text:
-            return
-        self.said[about] = text
-        self.write("note", text=text)
-        with suppress(OSError):
-            os.write(2, f"pycr: {errors.printable(text)}\n".encode(errors="replace"))
-
     def tell_life(self) -> None:
-        self.write(
+        self.diary.write(
             "life",
             since=record.since(self.job),
             nodes=self.facts.nodelist,
@@ -123,7 +99,7 @@ class Keeper:
 
     def choose_interval(self) -> None:
         """Choose the interval by what a checkpoint costs and how often nodes fail; say why."""
-        last = self.past()[-1:]
+        last = self.diary.past()[-1:]
         frozen = float(last[0].get("frozen", GUESS[0])) if last else GUESS[0]
         total = self.took[-1] if self.took else GUESS[1]
         if self.chosen_for and not plan.has_changed(
@@ -136,7 +112,7 @@ class Keeper:
         self.take_interval(plan.interval(frozen, total, mtbf, 1.0), silent=True)
         how = "measured" if last else "a guess before the first"
         nodes = f"{self.facts.nodes} node{'s' if self.facts.nodes > 1 else ''}"
-        self.note(
+        self.diary.note(
             f"{self.target}: a checkpoint every {plan.spell(self.interval)}: one stops it for"
             f" {frozen:.2f} s and takes {total:.1f} s ({how}); {nodes} of partition"
             f" {self.facts.partition} will run {plan.spell(mtbf)} between failures"
@@ -147,7 +123,7 @@ class Keeper:
         """Take an interval; it is not below the site's."""
         self.interval = max(wanted, float(self.site.min_interval))
         if self.interval > wanted and not silent:
-            self.note(
+            self.diary.note(
                 f"{self.target}: a checkpoint every {plan.spell(self.interval)}, not every"
                 f" {plan.spell(wanted)}: the site's min_interval"
             )
@@ -164,6 +140,10 @@ class Keeper:
             self.end = time.monotonic() + facts.end - time.time()
         if self.before_end != NEVER and self.facts.running:
             self.due = self.now if facts.preempted or self.told else self.end - self.margin
+        if self.given_up and self.given_up == facts.end:
+            self.due = float("inf")
+        elif self.due > self.now:
+            self.attempts = 0
         self.look_at = min(self.look_at, self.now + plan.poll_in(self.now, self.due, self.grace))
 
     def look(self) -> None:
@@ -183,7 +163,7 @@ class Keeper:
                 self.over = "done"
             if self.facts.preempted and not before.preempted:
                 left = (self.facts.end or time.time()) - time.time()
-                self.note(
+                self.diary.note(
                     f"{self.target}: the job is preempted: {plan.spell(max(0, left))} are left"
                 )
             self.take_end()
@@ -207,7 +187,7 @@ class Keeper:
             if self.over and self.command is None:
                 break
             self.wait()
-        self.end_life(self.over)
+        self.diary.end(self.over)
 
     def act(self) -> None:
         """Do what is due."""
@@ -234,6 +214,11 @@ class Keeper:
                 self.last()
         elif self.now >= self.tick:
             self.periodic()
+
+    def tell_parent(self, word: bytes) -> None:
+        if self.parent:
+            with suppress(OSError):
+                os.write(1, word)
 
     def wait(self) -> None:
         """Wait for the next that is due, or for news."""
@@ -274,23 +259,16 @@ class Keeper:
 
     def say_end(self) -> None:
         """Write down why it ends: a job that is put back takes this with it, without a word."""
-        if self.is_batch and not self.ended:
-            last = journal.state(self.events(), self.target).last
-            if last is not None and last.get("vacate") and last["time"] >= self.final_since:
-                self.end_life("requeued" if self.back() else "vacated")
-
-    def tell(self, word: bytes) -> None:
-        if self.parent:
-            with suppress(OSError):
-                os.write(1, word)
+        if self.is_batch and not self.diary.ended and self.diary.vacated(self.final_since):
+            self.diary.end("requeued" if self.back() else "vacated")
 
     def periodic(self) -> None:
         """Have a checkpoint made."""
         self.tick = plan.next_tick(self.start, self.interval, self.now)
         if self.now + self.duration > self.due:
             return  # the last one is as good as due
-        most = min(float(step.MAX_WAIT), self.due - self.now)
-        self.began(Command("create", self.name(), most, self.settings.keep or self.site.keep))
+        most = min(self.max_wait, self.due - self.now)
+        self.command = Command("create", self.name, most, self.settings.keep or self.site.keep)
 
     def last(self) -> None:
         """Have it checkpointed and ended."""
@@ -300,20 +278,14 @@ class Keeper:
             return
         if not self.attempts:
             self.final_since = time.time()
-            self.note(f"{self.target}: {self.why(left)}: checkpointed, and {self.what()}")
+            self.diary.note(f"{self.target}: {self.why(left)}: checkpointed, and {self.what()}")
         self.attempts += 1
         self.final = True
         if self.back():
-            self.tell(keeper.HOLD)
+            self.tell_parent(keeper.HOLD)
         verb = "requeue" if self.is_batch and self.facts.requeue else "vacate"
-        most = min(float(step.MAX_WAIT), max(self.duration, left - LAST))
-        self.began(Command(verb, self.name(), most))
-
-    def began(self, command: Command) -> None:
-        self.command = command
-
-    def name(self) -> str:
-        return str(self.job_id) if self.is_batch else self.target
+        most = min(self.max_wait, max(self.duration, left - LAST))
+        self.command = Command(verb, self.name, most)
 
     def back(self) -> bool:
         """Tell whether the job is to be put back into the queue."""
@@ -340,7 +312,7 @@ class Keeper:
         if status == 0:
             self.took.append(command.took - plan.STARTUP)
             self.duration = plan.expected(self.took, GUESS[1])
-            self.said = {"slow": self.said.get("slow", "")}
+            self.diary.said = {"slow": self.diary.said.get("slow", "")}
         command.close()
         if status in {each.exit_status for each in GONE} and not (final and self.attempts > 1):
             self.look_at = self.now  # it may have ended; if not, its next checkpoint is on time
@@ -351,7 +323,7 @@ class Keeper:
             over = plan.missed(self.start, self.interval, command.began, self.now)
             if over:
                 skipped = f"{over} that were due are skipped" if over > 1 else "the next is skipped"
-                self.note(
+                self.diary.note(
                     f"{self.target}: a checkpoint took {command.took:.0f} s: {skipped}", "slow"
                 )
             if self.settings.checkpoint == AUTO:
@@ -362,9 +334,9 @@ class Keeper:
                     self.start = self.now
             self.take_end()
         elif status in (errors.Disabled.exit_status, errors.Busy.exit_status):
-            self.note(f"periodic checkpoint skipped: {reason}", "skipped")
+            self.diary.note(f"periodic checkpoint skipped: {reason}", "skipped")
         elif not self.gone:
-            self.note(f"periodic checkpoint failed: {reason}", "failed")
+            self.diary.note(f"periodic checkpoint failed: {reason}", "failed")
         self.tick = plan.next_tick(self.start, self.interval, self.now)
 
     def last_concluded(self, status: int, reason: str) -> None:
@@ -373,52 +345,59 @@ class Keeper:
             if self.is_batch or not self.back():
                 self.over = "requeued" if self.back() else "vacated"
             else:
-                self.write("ended", why="vacated, for a requeue")
+                self.diary.write("ended", why="vacated, for a requeue")
                 self.requeue_at = max(self.now, min(self.end - LAST, self.now + LINGER))
             return
         if self.gone:
             self.over = "done"
             return
         if self.told:
-            self.note(f"{self.target}: no checkpoint for the SIGTERM, which goes on: {reason}")
+            self.diary.note(
+                f"{self.target}: no checkpoint for the SIGTERM, which goes on: {reason}"
+            )
             self.told, self.attempts = False, 0
-            self.tell(keeper.FAILED)
+            self.tell_parent(keeper.FAILED)
             self.take_end()
             return
         if self.back():
-            self.tell(keeper.FAILED)
-        self.retry_at = self.now + plan.retry_in(self.attempts)
-        self.note(f"{self.target}: the last checkpoint failed, it is tried again: {reason}", "last")
+            self.tell_parent(keeper.FAILED)
+        self.retry_at = self.now + plan.retry_in(self.attempts, self.end - self.now)
+        self.diary.note(
+            f"{self.target}: the last checkpoint failed, it is tried again: {reason}", "last"
+        )
 
     def last_resort(self) -> None:
         """No time is left for a checkpoint: go on from the generation before, if there is one."""
-        found = journal.state(self.events(), self.target).last
-        path = str(found.get("path", "")) if found is not None else ""
-        self.due = float("inf")
-        if not path or not os.path.isdir(path):
-            self.note(f"{self.target}: no checkpoint could be made in time, and none was before")
+        path = self.diary.generation()
+        self.due, self.given_up = float("inf"), self.facts.end or 0.0
+        if path is None:
+            self.diary.note(
+                f"{self.target}: no checkpoint could be made in time, and none was before"
+            )
         elif not self.back():
-            self.note(f"{self.target}: no checkpoint could be made in time; the last: {path}")
+            self.diary.note(f"{self.target}: no checkpoint could be made in time; the last: {path}")
         else:
-            self.note(f"{self.target}: no checkpoint could be made in time; put back, with {path}")
-            self.end_life("requeued")
+            self.diary.note(
+                f"{self.target}: no checkpoint could be made in time; put back, with {path}"
+            )
+            self.diary.end("requeued")
             with suppress(PycrError):
                 if self.is_batch:
                     home = Path(
                         self.settings.checkpoint_dir or config.default_dir(self.site, self.job_id)
                     )
-                    write_requeue(home, self.job_id, Path(path))
+                    write_requeue(home, self.job_id, path)
                 commands.requeue(self.job_id)
 
     def put_back(self) -> None:
         """Put the job of a vacated step back, when its other kept steps are vacated too."""
-        if self.now < self.requeue_at and self.others():
+        if self.now < self.requeue_at and self.diary.others(self.job):
             return
         self.requeue_at, self.over = 0.0, "requeued"
         try:
             commands.requeue(self.job_id)
         except PycrError as error:
-            self.note(f"{self.target}: vacated, but not put back into the queue: {error}")
+            self.diary.note(f"{self.target}: vacated, but not put back into the queue: {error}")
             self.over = "vacated"
         while not self.gone and time.monotonic() - self.now < LINGER:
             self.gone = self.has_gone()  # its srun_cr waits for the job's end
@@ -430,22 +409,3 @@ class Keeper:
             if commands.job(self.job_id).state != "RUNNING":
                 return time.monotonic()
         return 0.0
-
-    def others(self) -> set[str]:
-        """Return the job's other steps that have a keeper and run still."""
-        kept: set[str] = set()
-        for event in self.events():
-            name = str(event.get("step"))
-            if event["event"] == "life" and event.get("since") == record.since(self.job):
-                kept.add(name)
-            elif event["event"] == "ended":
-                kept.discard(name)
-        kept.discard(self.target)
-        with suppress(PycrError):
-            return kept & {each.name for each in commands.steps(self.job)} if kept else kept
-        return kept
-
-    def end_life(self, why: str) -> None:
-        if not self.ended:
-            self.ended = True
-            self.write("ended", why=why)

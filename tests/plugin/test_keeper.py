@@ -79,6 +79,12 @@ def test_for_cr_alone(host: Host, python: Path) -> None:
     assert argv[2:] == ["", ""]
 
 
+def test_a_job_array_has_none(host: Host, python: Path) -> None:
+    run = host.run(script(python, "jobenv SLURM_ARRAY_JOB_ID=6", options=("cr", "checkpoint=1")))
+    assert "command" in run.lines
+    assert not run.all("spank_setenv")
+
+
 @pytest.mark.parametrize("options", [(), ("cr", "cr-before-end=no"), ("checkpoint=1",)])
 def test_none(host: Host, python: Path, options: tuple[str, ...]) -> None:
     run = host.run(script(python, options=options))

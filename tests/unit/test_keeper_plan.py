@@ -58,8 +58,9 @@ def test_looks_at_the_job() -> None:
 
 
 def test_retries() -> None:
-    waits = [plan.retry_in(attempt) for attempt in range(1, 6)]
-    assert waits == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert [plan.retry_in(attempt, 60.0) for attempt in range(1, 6)] == [1, 2, 4, 8, 15]
+    assert plan.retry_in(5, 2.0) == 1
+    assert plan.retry_in(99, math.inf) == 1 << 16
     assert plan.worth_trying(60.0, 20.0)
     assert not plan.worth_trying(5.0, 20.0)
 
