@@ -21,7 +21,7 @@ requeued job has steps by the same names again. The events are written by whoeve
     failed               id steps code message       its error_code and error_msg
     complete             code message                slurm_checkpoint_complete(3)
     note                 text                        what a user should know: one skipped, one kept
-    life                 since nodes end interval    a keeper (keeper.py) looks after the job from
+    life                 since nodes end interval    a keeper (keeper/) looks after the job from
                          before_end generation       now on; generation: what it goes on from
     ended                why                         and does no more: requeued, preempted, done
 """

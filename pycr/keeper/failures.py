@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pycr.errors import SlurmError
+from pycr.keeper import plan
 from pycr.slurm import commands
 
 PRIOR = 365 * 86400.0  # seconds in which a node fails once, where nothing is known of it
@@ -70,3 +71,15 @@ def look(partition: str) -> Seen:
         return by_uptime(nodes.values(), time.time())
     except SlurmError:
         return Seen(0, 0.0, "nothing: Slurm does not answer")
+
+
+def choose(frozen: float, total: float, partition: str, nodes: int) -> tuple[float, str]:
+    """Return the interval for a job of so many nodes of a partition, and how often these fail.
+
+    frozen, total: see plan.interval().
+    """
+    seen = look(partition)
+    mtbf = seen.node_mtbf / nodes
+    what = f"{nodes} node{'s' if nodes > 1 else ''} of partition {partition}"
+    why = f"{what} will run {plan.spell(mtbf)} between failures"
+    return plan.interval(frozen, total, mtbf, 1.0), f"{why} ({seen.failures} seen in {seen.where})"

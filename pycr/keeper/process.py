@@ -102,21 +102,16 @@ class Keeper:
         last = self.diary.past()[-1:]
         frozen = float(last[0].get("frozen", GUESS[0])) if last else GUESS[0]
         total = self.took[-1] if self.took else GUESS[1]
-        if self.chosen_for and not plan.has_changed(
-            max(frozen, total / plan.TENTH), self.chosen_for
-        ):
+        cost = max(frozen, total / plan.TENTH)
+        if self.chosen_for and not plan.has_changed(cost, self.chosen_for):
             return
-        self.chosen_for = max(frozen, total / plan.TENTH)
-        seen = failures.look(self.facts.partition)
-        mtbf = seen.node_mtbf / self.facts.nodes
-        self.take_interval(plan.interval(frozen, total, mtbf, 1.0), silent=True)
+        self.chosen_for = cost
+        interval, why = failures.choose(frozen, total, self.facts.partition, self.facts.nodes)
+        self.take_interval(interval, silent=True)
         how = "measured" if last else "a guess before the first"
-        nodes = f"{self.facts.nodes} node{'s' if self.facts.nodes > 1 else ''}"
         self.diary.note(
             f"{self.target}: a checkpoint every {plan.spell(self.interval)}: one stops it for"
-            f" {frozen:.2f} s and takes {total:.1f} s ({how}); {nodes} of partition"
-            f" {self.facts.partition} will run {plan.spell(mtbf)} between failures"
-            f" ({seen.failures} seen in {seen.where})"
+            f" {frozen:.2f} s and takes {total:.1f} s ({how}); {why}"
         )
 
     def take_interval(self, wanted: float, silent: bool = False) -> None:
@@ -400,12 +395,7 @@ class Keeper:
             self.diary.note(f"{self.target}: vacated, but not put back into the queue: {error}")
             self.over = "vacated"
         while not self.gone and time.monotonic() - self.now < LINGER:
-            self.gone = self.has_gone()  # its srun_cr waits for the job's end
-
-    def has_gone(self) -> float:
-        """Wait a moment; tell whether the job has ended since."""
-        time.sleep(OTHERS)
-        with suppress(PycrError):
-            if commands.job(self.job_id).state != "RUNNING":
-                return time.monotonic()
-        return 0.0
+            time.sleep(OTHERS)  # its srun_cr waits for this, so that its script does not go on
+            with suppress(PycrError):
+                if commands.job(self.job_id).state != "RUNNING":
+                    break
