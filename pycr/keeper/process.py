@@ -295,9 +295,8 @@ class Keeper:
         return f"{plan.spell(max(0.0, left))} before its end{how}"
 
     def what(self) -> str:
-        if self.back():
-            return "put back into the queue"
-        return f"ended; go on with: pycr restart {self.target}"
+        ended = f"ended; go on with: pycr restart {self.target}"
+        return "put back into the queue" if self.back() else ended
 
     def concluded(self, command: Command) -> None:
         """See what came of a checkpoint."""
