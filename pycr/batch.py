@@ -250,6 +250,9 @@ def checkpoint(
         script.warn_of_others()
         for phase in step.last_phases(options):
             run_last(script, phase)
+            if phase == "commit" and options.vacate and script.committed is not None:
+                # What follows may be this process's end too: a keeper is a process of the job's.
+                record.committed([script.committed])
     except BaseException as error:
         step.undo([*script.steps, script], error)
         record.failed([*(each.step for each in script.steps), script.step], error)

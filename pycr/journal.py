@@ -24,7 +24,7 @@ requeued job has steps by the same names again. The events are written by whoeve
     note                 text                        what a user should know: one skipped, one kept
     restored             path                        a requeued job has gone on from a generation
     done                 key                         a step has ended with 0 (--cr-skip-done)
-    life                 since nodes end interval    a keeper (keeper.py) looks after the job from
+    life                 since nodes end interval    a keeper (keeper/) looks after the job from
                          before_end generation       now on; generation: what it goes on from
     next                 since at                    when it makes the next one (seconds since the
                                                      epoch), where that is not `interval` after the

@@ -25,6 +25,7 @@ import select
 import time
 
 from pycr.mailbox import MONITOR, Mailbox, Silence
+from pycr.srun_keeper import StepKeeper
 from pycr.srun_process import say
 from pycr.srun_socket import MAX_CONNECTIONS, Connection, Listener
 
@@ -115,6 +116,8 @@ class Monitor:
         self.pausing = self.paused = self.held = self.collecting = False
         self.draining: dict[str, Any] | None = None
         self.question: dict[str, Any] = {}
+        self.settings = self.generation = ""
+        self.keeper = StepKeeper(say=False)  # the script's output is no place for it
 
     def add(self, target: int, pipe: int) -> None:
         """Take on one of srun's streams."""
@@ -144,6 +147,8 @@ class Monitor:
                 poll.register(descriptor, select.POLLIN)
             if self.control >= 0:
                 poll.register(self.control, select.POLLIN)
+            if self.keeper.descriptor >= 0:
+                poll.register(self.keeper.descriptor, select.POLLIN)
             self.register(poll)
             timeout = self.timeout()
             ready = {descriptor for descriptor, _ in poll.poll(timeout)}
@@ -155,6 +160,8 @@ class Monitor:
                 self.accept()
             for descriptor in ready & set(self.connections):
                 self.hear(descriptor)
+            if self.keeper.descriptor in ready and self.keeper.hear():
+                self.end_srun()
             if self.control in ready:
                 self.command()
             if self.mailbox.request in ready:
@@ -190,6 +197,8 @@ class Monitor:
         """Return the milliseconds until something is due, None where nothing is."""
         if self.draining is not None:
             return 10
+        if self.srun_ended and self.keeper.holds():
+            return TURN
         if self.srun_ended and (self.collecting or not self.held):
             return 10
         if self.held or self.connections:
@@ -214,7 +223,7 @@ class Monitor:
 
     def done(self) -> bool:
         """Tell whether srun has ended and everything it said was delivered, or collected."""
-        if self.status is None:
+        if self.status is None or self.keeper.holds():
             return False
         late = time.monotonic() - self.srun_ended > LINGER
         if self.held and not self.collecting:
@@ -270,6 +279,8 @@ class Monitor:
             self.frames += 1
             if self.frames == 1:
                 self.owner.post("step", frame[0], frame[1])
+                settings = self.settings or self.listener.settings()
+                self.keeper.start(frame[0], frame[1], settings, self.generation)
 
     def drop_slow(self) -> None:
         """Drop what has not sent its frame in time."""
@@ -287,10 +298,17 @@ class Monitor:
                 os.kill(self.srun, signal.SIGSTOP)
             elif byte == ord("r"):
                 self.resume()
+            elif byte == ord("t") and not self.keeper.take_term():
+                self.end_srun()
         if not data:  # srun_cr is gone: srun must not stand still for ever
             self.resume()
             os.close(self.control)
             self.control = -1
+
+    def end_srun(self) -> None:
+        """Send srun the SIGTERM that came for it."""
+        if self.status is None:
+            os.kill(self.srun, signal.SIGTERM)
 
     def stopped(self) -> None:
         """srun stands still: it is held back if it had not told of its step."""

@@ -74,6 +74,7 @@ class Record:
         self.vacate = False
         default = self.journal.place if self.journal is not None else Path("/")
         self.place = Path(image_dir).absolute() if image_dir else default  # until began() knows
+        self.told = False  # of what was made
 
     def refuse_disabled(self, steps: Iterable[Step]) -> None:
         """Refuse steps for which checkpoints are disabled, or for whose job.
@@ -107,7 +108,10 @@ class Record:
         )
 
     def committed(self, made: Sequence[Path]) -> None:
-        """Note the generations that were made."""
+        """Note the generations that were made, once."""
+        if self.told:
+            return
+        self.told = True
         for path in made:
             every = image.load_all(path)
             self._append(

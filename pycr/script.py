@@ -3,6 +3,7 @@
 
     slurmstepd -- the script's tree: bash, srun_cr, tee, ...     dumped
     (orphans)     pycr-monitor -- srun                           held: their output waits
+                  pycr-keeper -- pycr                            left alone
 
 It refuses a plain srun, has each srun_cr say which step it waits for, holds the output of their
 sruns (monitor.py), and keeps with the image the script's file, which Slurm deletes with the job.
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import ask, image, mailbox, protocol, task
+from pycr import ask, image, keeper, mailbox, protocol, task
 from pycr.ask import Asked, Process
 from pycr.dumper import Helper
 from pycr.engine import proc
@@ -88,11 +89,12 @@ class ScriptHelper(Helper):
         return f"{spool}/job{self.target_job:05}/slurm_script"
 
     def refuse_whole(self, found: Object, inside: set[int]) -> None:
-        """Refuse processes that are neither the script's nor a monitor's."""
+        """Refuse processes that are neither the script's nor a monitor's or the keeper's."""
         if "reason" in found["0"] or self.pods:
             return
         monitors = {pid for pid in self.every if proc.comm(pid) == mailbox.MONITOR_COMM}
-        strays = proc.outside(self.every - inside, {self.root, os.getpid(), *monitors})
+        keepers = {pid for pid in self.every if keeper.MODULE in proc.cmdline(pid)[1:4]}
+        strays = proc.outside(self.every - inside, {self.root, os.getpid(), *monitors, *keepers})
         try:
             task.refuse(self.root, strays)
         except PycrError as error:

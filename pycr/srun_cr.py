@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from pycr.srun_keeper import StepKeeper
+
 POLLIN = 1  # select.POLLIN; select is not imported here
 VARIABLES = ("SRUN", "SOCKET", "CHILD", "LISTENER", "TERMINAL", "IGNORED", "SETTINGS")
 PLUGIN_PATIENCE = 1.0  # seconds after which a plugin that kept silent is looked for
@@ -44,6 +46,8 @@ class Wrapper:
         self.terminal = False
         self.ignored: set[int] = set()
         self.look_for_plugin = time.monotonic() + PLUGIN_PATIENCE
+        self.settings = ""  # as the plugin told them; else they come with the step's frame
+        self.keeper: StepKeeper | None = None
 
     def start(self, srun: str) -> None:
         """Start srun, in its own process group, with the signals that the shell gave."""
@@ -73,9 +77,9 @@ class Wrapper:
         except OSError:
             pass
 
-    def adopt(self, pid: int, terminal: bool, ignored: str) -> None:
+    def adopt(self, pid: int, terminal: bool, ignored: str, settings: str) -> None:
         """Take on the srun that the plugin started (spank_cr/wrap.pxi)."""
-        self.pid, self.terminal = pid, terminal
+        self.pid, self.terminal, self.settings = pid, terminal, settings
         self.look_for_plugin = 0.0  # it is there: it has started this
         self.ignored = {number for number, flag in enumerate(ignored, 1) if flag == "1"}
 
@@ -104,6 +108,8 @@ class Wrapper:
                         self.forward(byte)
                 elif descriptor == self.listener.socket.fileno():
                     self.accept(poll)
+                elif self.keeper is not None and descriptor == self.keeper.descriptor:
+                    self.hear_keeper(self.keeper, poll)
                 else:
                     self.hear(descriptor, poll)
             self.drop_slow(poll)
@@ -127,12 +133,38 @@ class Wrapper:
             return
         if number == signal.SIGCONT:
             self.hand_terminal_over()
+        if number == signal.SIGTERM and self.keeper is not None and self.keeper.take_term():
+            return
         try:
             os.kill(self.pid, number)
         except OSError:
             pass
         if number in (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
             self.stop(number, whole_group=False)
+
+    def start_keeper(self, poll) -> None:  # type: ignore[no-untyped-def]
+        """Start the step's keeper, where its options ask for one."""
+        settings = self.settings or self.listener.settings()
+        if not settings or self.step is None:
+            return
+        from pycr.srun_keeper import StepKeeper
+
+        self.keeper = StepKeeper(say=True)
+        generation = os.environ.get("SLURM_RESTART_DIR", "")
+        self.keeper.start(*self.step[:2], settings, generation)
+        if self.keeper.pid:
+            poll.register(self.keeper.descriptor, POLLIN)
+
+    def hear_keeper(self, keeper: StepKeeper, poll) -> None:  # type: ignore[no-untyped-def]
+        """Take in what the keeper says; send a SIGTERM on that it could do nothing with."""
+        descriptor = keeper.descriptor
+        if keeper.hear():
+            try:
+                os.kill(self.pid, 15)
+            except OSError:
+                pass
+        if keeper.descriptor < 0:
+            poll.unregister(descriptor)
 
     def reap(self) -> int | None:
         """Return srun's wait status when it has ended; stop with it when it has stopped."""
@@ -219,6 +251,8 @@ class Wrapper:
         self.close(descriptor, poll)
         self.frames += 1
         self.step = frame
+        if self.frames == 1:
+            self.start_keeper(poll)
 
     def drop_slow(self, poll) -> None:  # type: ignore[no-untyped-def]
         """Drop what has not sent its frame in time."""
@@ -276,7 +310,7 @@ def adopted(argv: list[str], told: dict[str, str]) -> Wrapper | None:
     except (ValueError, ChildProcessError):
         return None  # not told, or told an ancestor of this one
     wrapper = Wrapper(argv, Listener(told["SOCKET"], descriptor))
-    wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"])
+    wrapper.adopt(child, told["TERMINAL"] == "1", told["IGNORED"], told["SETTINGS"])
     return wrapper
 
 

@@ -34,8 +34,8 @@ PATIENCE = 2.0  # seconds in which an srun that has begun to launch its step wil
 class JobWrapper:
     """srun_cr's own part: signals, the mailbox, and its srun's end."""
 
-    def __init__(self, srun: str, argv: list[str]) -> None:
-        self.srun_path, self.argv = srun, argv
+    def __init__(self, srun: str, argv: list[str], settings: str = "") -> None:
+        self.srun_path, self.argv, self.settings = srun, argv, settings
         self.mailbox = Mailbox(ROLE)
         self.silence = Silence(self.mailbox)
         self.mask, self.ignored = dispositions()
@@ -76,7 +76,7 @@ class JobWrapper:
                     file.write(MONITOR_COMM)
                 if os.fork() == 0:
                     os.close(write)
-                    self.be_monitor(read, listener, argv, environment)
+                    self.be_monitor(read, listener, argv, environment, restart_dir)
             finally:
                 os._exit(0)
         os.waitpid(between, 0)
@@ -85,7 +85,12 @@ class JobWrapper:
         self.control, self.srun, self.step = write, 0, ""
 
     def be_monitor(
-        self, control: int, listener: Listener, argv: list[str], environment: dict[str, str]
+        self,
+        control: int,
+        listener: Listener,
+        argv: list[str],
+        environment: dict[str, str],
+        restart_dir: str,
     ) -> NoReturn:
         """Be the monitor: start srun, before anything that takes time, and stay with it."""
         import _signal
@@ -106,6 +111,7 @@ class JobWrapper:
 
             self.mailbox.only_post()
             made = monitor.Monitor(self.mailbox, owner, control, listener, srun)
+            made.settings, made.generation = self.settings, restart_dir
             self.close_others(made.descriptors(), pipes)
             for target, (read, _) in pipes.items():
                 if target == 1 or pipes.get(1) != pipes[2]:
@@ -231,7 +237,9 @@ class JobWrapper:
         """Send a signal on to srun."""
         import _signal
 
-        if number != _signal.SIGCHLD:
+        if number == _signal.SIGTERM and self.step:
+            self.tell(b"t")  # to the keeper, if there is one
+        elif number != _signal.SIGCHLD:
             try:
                 os.kill(self.srun, number)
             except OSError:
@@ -336,7 +344,7 @@ def run(srun: str, argv: list[str], settings: str = "") -> NoReturn:
             os.fstat(descriptor)
         except OSError:
             os.open("/dev/null", os.O_RDWR)
-    wrapper = JobWrapper(srun, argv)
+    wrapper = JobWrapper(srun, argv, settings)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     # Until serve() has its handlers no signal may end this process and leave srun alone.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())

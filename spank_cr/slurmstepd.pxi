@@ -264,10 +264,13 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
         cr_batch_variables(sp)
         if cr_batch_again(sp) and not (options.cr and cr_batch_find(sp, b"newest")):
             cr_batch_find(sp, b"requeue")          # no capability is in effect
+        cr_keeper_start(sp)
     cr_batch_tell(sp)
     if options.helper[0] == 0 and options.restart_dir[0] == 0:
         if batch and getuid() != 0:
             cr_caps_drop()
+        elif not batch:
+            cr_keeper_spare(sp)
         return 0
     if options.helper[0] != 0:
         mask = cr_caps_dump()

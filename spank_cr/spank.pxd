@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The parts of slurm/spank.h and slurm/slurm.h that the plugin uses (Slurm 22.05 to 26.05)."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 
 cdef extern from "<slurm/spank.h>" nogil:
@@ -63,6 +63,20 @@ cdef extern from "<slurm/slurm.h>" nogil:
     slurm_step_layout_t *slurm_job_step_layout_get(slurm_step_id_t *step_id)
     void slurm_job_step_layout_free(slurm_step_layout_t *layout)
 
+    ctypedef struct partition_info_t:
+        char *name
+        uint16_t preempt_mode
+
+    ctypedef struct partition_info_msg_t:
+        uint32_t record_count
+        partition_info_t *partition_array
+
+    int slurm_load_partitions(long since, partition_info_msg_t **found, uint16_t flags)
+    void slurm_free_partition_info_msg(partition_info_msg_t *found)
+
+    enum: SHOW_ALL
+    enum: PREEMPT_MODE_REQUEUE
+    enum: PREEMPT_MODE_CANCEL
     uint32_t NO_VAL
     uint32_t SLURM_BATCH_SCRIPT
     uint32_t SLURM_MAX_NORMAL_STEP_ID

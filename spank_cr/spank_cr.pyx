@@ -32,6 +32,7 @@ include "wrap.pxi"
 include "inside.pxi"
 include "srun.pxi"
 include "batch.pxi"
+include "keeper.pxi"
 include "slurmstepd.pxi"
 include "pod.pxi"
 

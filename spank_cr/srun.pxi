@@ -149,6 +149,7 @@ cdef int cr_srun_local_user_init(spank_t sp) noexcept nogil:
     cdef uint32_t step_id = 0
     cdef int length
     cdef int fd
+    cr_keeper_tell()
     if path == NULL or strlen(path) >= sizeof(address.sun_path):
         return 0
     if (spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS or

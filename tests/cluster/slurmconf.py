@@ -128,8 +128,16 @@ SlurmdTimeout=10
 SlurmdParameters=config_overrides
 NodeName=n[0-{nodes - 1}] CPUs={CPUS_PER_NODE} Sockets=1 CoresPerSocket={CPUS_PER_NODE} \
 ThreadsPerCore=1 RealMemory={MEMORY_PER_NODE} State=UNKNOWN
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PreemptMode=OFF
+PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PreemptMode=OFF
+
+# Jobs in the partition urgent preempt those in spare and spare-cancel, and no others.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=spare PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
+PartitionName=spare-cancel PriorityTier=1 PreemptMode=CANCEL GraceTime=30
+PartitionName=urgent PriorityTier=9 PreemptMode=OFF
 """
 
 

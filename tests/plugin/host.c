@@ -14,6 +14,7 @@
  *   nojobenv            spank_get_item fails for the job's environment from here on
  *   hurry               a socket's patience (SO_RCVTIMEO) is told, and made 0.3 s
  *   layout NODELIST     of the step; without it slurm_job_step_layout_get fails
+ *   partition NAME      in which jobs are preempted; without it slurm_load_partitions fails
  *   full                spank_option_register fails from here on
  *   setenv NAME=VALUE, unsetenv NAME, getenv NAME
  *   ignore N, block N   a signal
@@ -131,6 +132,7 @@ static void task(uid_t uid)
 		call("task_init");
 		/* slurmstepd would execute the user's command here, which ends capabilities. */
 		dprintf(1, "command\nkeepcaps %d\n", prctl(PR_GET_KEEPCAPS));
+		dprintf(1, "sigterm %s\n", signal(SIGTERM, SIG_DFL) == SIG_IGN ? "ignored" : "-");
 		capabilities();
 		_exit(0);
 	}
@@ -226,6 +228,9 @@ static void obey(const char *verb, char *rest)
 		hurry = true;
 	} else if (strcmp(verb, "layout") == 0) {
 		nodelist = strdup(rest);
+	} else if (strcmp(verb, "partition") == 0) {
+		partition.name = strdup(rest);
+		partition.preempt_mode = PREEMPT_MODE_REQUEUE;
 	} else if (strcmp(verb, "full") == 0) {
 		full = true;
 	} else if (strcmp(verb, "setenv") == 0) {
