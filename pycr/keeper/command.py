@@ -11,7 +11,6 @@ import time
 
 from pycr.slurm import commands
 
-KEEP_OPTION = True  # whether `pycr create` has --keep=N
 PREFIX = "pycr: "
 
 
@@ -27,7 +26,7 @@ class Command:
         words = [sys.executable, "-I", "-m", "pycr.cli", verb, name, "--json"]
         if max_wait:
             words.append(f"--max-wait={max(1, int(max_wait))}")
-        if KEEP_OPTION and keep and verb == "create":
+        if keep and verb == "create":
             words.append(f"--keep={keep}")
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self.began = time.monotonic()

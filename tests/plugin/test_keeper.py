@@ -82,7 +82,7 @@ def test_for_cr_alone(host: Host, python: Path) -> None:
 def test_a_job_array_has_none(host: Host, python: Path) -> None:
     run = host.run(script(python, "jobenv SLURM_ARRAY_JOB_ID=6", options=("cr", "checkpoint=1")))
     assert "command" in run.lines
-    assert not run.all("spank_setenv")
+    assert not [line for line in run.all("spank_setenv") if "SLURM_CR_KEEPER" in line]
 
 
 @pytest.mark.parametrize("options", [(), ("cr", "cr-before-end=no"), ("checkpoint=1",)])
