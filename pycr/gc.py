@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import image, journal, retention
+from pycr import image, journal, removal, retention
 from pycr.errors import PycrError
 from pycr.meeting import OLD
 from pycr.retention import Generation, Wanted
@@ -258,7 +258,7 @@ def remove(garbage: Garbage) -> None:
     if path.parent.name == journal.DIRECTORY:
         os.unlink(path)
     elif image.GENERATION.fullmatch(path.name):
-        image.remove(path)
+        removal.remove(path)
     elif os.path.lexists(path):  # it may have gone with the last generation beside it
         directory = image.open_owned(path.parent)
         try:

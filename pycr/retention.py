@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import image
+from pycr import image, removal
 from pycr.errors import PycrError
 from pycr.manifest import Manifest
 from pycr.requeue import read_requeue
@@ -123,5 +123,5 @@ def prune(made: Path, wanted: Wanted) -> list[Path]:
     older = [path for path in image.generations(made.parent) if int(path.name) < int(made.name)]
     gone = superfluous([newest, *map(look, older)], wanted)
     for each in gone:
-        image.remove(each.path)
+        removal.remove(each.path)
     return [each.path for each in gone]

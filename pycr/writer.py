@@ -20,11 +20,11 @@ from pycr.image import (
     open_owned,
     remove_tree,
     step_name,
-    sweep,
     take_lock,
     task_name,
 )
 from pycr.manifest import Manifest
+from pycr.removal import sweep
 
 
 class Part:

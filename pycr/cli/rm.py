@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from pycr import image
+from pycr import image, removal
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
@@ -24,10 +24,10 @@ def run(verb: str, argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     paths = [target(word, arguments.image_dir) for word in arguments.checkpoints]
     for path in paths:
-        image.check_removable(path)
+        removal.check_removable(path)
         refuse_needed(path)
     for path in paths:
-        image.remove(path)
+        removal.remove(path)
     if arguments.json:
         print(json.dumps([str(path) for path in paths]))
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr import again, identity, image
+from pycr import again, identity, image, removal
 from pycr.errors import GeometryError, ImageError, SlurmError
 from pycr.identity import VARIABLE
 from pycr.settings import by_hand, options
@@ -176,6 +176,6 @@ def test_set_aside_and_removed(tmp_path: Path) -> None:
     image.set_aside(first, "why not")
     with pytest.raises(ImageError, match="set aside: why: name it itself"):
         image.resolve(first.parent)
-    image.remove(second)
+    removal.remove(second)
     assert write(tmp_path) == second
     assert image.aside(second) == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, late, manifest
+from pycr import image, late, manifest, removal
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError, PycrError
 from pycr.requeue import read_requeue, write_requeue
 from pycr.slurm import BATCH
@@ -130,7 +130,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(Busy, match=r"12\.0: a checkpoint of it is under way"):
         Writer(tmp_path, 12, 0)
     with pytest.raises(Busy):
-        image.remove(tmp_path / "12.0")
+        removal.remove(tmp_path / "12.0")
     assert writer.path.is_dir()
     Writer(tmp_path, 12, 1).abandon()
     writer.abandon()
@@ -288,9 +288,9 @@ def test_manifest_that_is_a_link_or_too_large(
 
 def test_remove(tmp_path: Path) -> None:
     paths = [write(tmp_path) for _ in range(3)]
-    image.remove(paths[1])
+    removal.remove(paths[1])
     assert image.generations(tmp_path / "12.0") == [paths[2], paths[0]]
-    image.remove(tmp_path / "12.0")
+    removal.remove(tmp_path / "12.0")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def test_only_checkpoints_are_removed(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     for name in ("12.0", "work", "missing", "13.0", "13.batch", "12.extern", "."):
         with pytest.raises(ImageError):
-            image.check_removable(tmp_path / name)
+            removal.check_removable(tmp_path / name)
 
 
 # ---- a batch script's generation ----------------------------------------------------------------
@@ -402,10 +402,10 @@ def test_a_part_is_not_removed_alone(tmp_path: Path) -> None:
     """Its batch script's generation could not be restored without it."""
     path = write_job(tmp_path)
     with pytest.raises(ImageError, match=r"12\.0: a part of the batch job's checkpoint .*/0001$"):
-        image.check_removable(path / "12.0")
-    image.check_removable(path)
-    image.check_removable(path.parent)
-    image.remove(path)
+        removal.check_removable(path / "12.0")
+    removal.check_removable(path)
+    removal.check_removable(path.parent)
+    removal.remove(path)
     assert not (tmp_path / "12.batch").exists()
 
 
@@ -413,7 +413,7 @@ def test_a_step_beside_some_manifest_is_removed(tmp_path: Path) -> None:
     """Many programs have a manifest.json."""
     write(tmp_path)
     (tmp_path / "manifest.json").touch()
-    image.check_removable(tmp_path / "12.0")
+    removal.check_removable(tmp_path / "12.0")
 
 
 # ---- late output --------------------------------------------------------------------------------
@@ -547,5 +547,5 @@ def test_a_generation_is_removed_with_its_jobs_requeue_file(tmp_path: Path) -> N
     """It would else lead a job that Slurm starts again to what is no more."""
     path = write_job(tmp_path)
     write_requeue(tmp_path, 12, path)
-    image.remove(path)
+    removal.remove(path)
     assert list(tmp_path.iterdir()) == []
