@@ -20,6 +20,7 @@ from typing import Any
 
 from pycr import protocol
 from pycr.errors import AlreadyDone, NotSupported, PycrError, SlurmError, TimedOut
+from pycr.manifest import TaskImage
 from pycr.slurm import Layout, Step, commands
 
 # Seconds for helpers to let go after a failure before they are reported as stuck: they kill a criu
@@ -100,6 +101,34 @@ class Helpers:
         """Forget events, so that they can come again."""
         for name in names:
             self.seen.pop(name, None)
+
+    def images(self, tasks: int) -> list[TaskImage]:
+        """Return what they have said of each task's image, for the manifest."""
+        return [self._image(task) for task in range(tasks)]
+
+    def _image(self, task: int) -> TaskImage:
+        node = self.node_of[task]
+        facts = dict(self.ready[node]["tasks"][str(task)])
+        facts.update(self.events("frozen").get(task, {}))  # what it was then is in the image
+        dumped = self.events("dumped")[task]
+        # A vacated task was frozen until its end: what counts is how long its dump froze it.
+        times = self.events("released").get(task, dumped)
+        return TaskImage(
+            task_id=task,
+            node=node,
+            pids=facts["pids"],
+            # Some of these may have ended before all stood still.
+            max_pid=max(dumped["max_pid"], *facts["pids"]),
+            exe=facts["exe"],
+            args=facts["args"],
+            cwd=facts["cwd"],
+            streams=facts["streams"],
+            began=dumped["began"],
+            frozen=times["frozen"],
+            seconds=times["seconds"] if "seconds" in times else dumped["frozen"],
+            files=self.events("sealed")[task]["files"],
+            environment=facts["environment"],
+        )
 
     def until(self, done: Callable[[], bool], what: str, tick: Callable[[], None]) -> None:
         """Take in what the helpers say until done() holds.

@@ -216,32 +216,7 @@ class Checkpoint:
     def _manifest(self) -> Manifest:
         assert self.writer is not None
         helpers = self.helpers
-        tasks = []
-        for task in range(self.step.tasks):
-            node = helpers.node_of[task]
-            facts = dict(helpers.ready[node]["tasks"][str(task)])
-            facts.update(helpers.events("frozen").get(task, {}))  # what it was then is in the image
-            dumped = helpers.events("dumped")[task]
-            # A vacated task was frozen until its end: what counts is how long its dump froze it.
-            times = helpers.events("released").get(task, dumped)
-            tasks.append(
-                TaskImage(
-                    task_id=task,
-                    node=node,
-                    pids=facts["pids"],
-                    # Some of these may have ended before all stood still.
-                    max_pid=max(dumped["max_pid"], *facts["pids"]),
-                    exe=facts["exe"],
-                    args=facts["args"],
-                    cwd=facts["cwd"],
-                    streams=facts["streams"],
-                    began=dumped["began"],
-                    frozen=times["frozen"],
-                    seconds=times["seconds"] if "seconds" in times else dumped["frozen"],
-                    files=helpers.events("sealed")[task]["files"],
-                    environment=facts["environment"],
-                )
-            )
+        tasks = helpers.images(self.step.tasks)
         return Manifest(
             job_id=self.step.job_id,
             step_id=self.step.step_id,
