@@ -4,7 +4,7 @@
 The plugin executes it (spank_cr/pod.pxi) as `python3 -I -m pycr.pod`, as the job's user, in new PID
 and mount namespaces with a fresh /proc, so that the task finds its old process ids free. It stays
 as long as the task: a restored task can only be dumped from inside, where its files were opened.
-How it is restored is restore.py's; how it is dumped is task.py's, as on a node.
+How it is restored is restore.py's; a node's helper is served by worker.py.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import again, ask, identity, image, mailbox, protocol, step_again, task
-from pycr.engine import criu, proc
+from pycr import again, ask, identity, image, protocol, step_again, worker
 from pycr.errors import GeometryError, PycrError, RestoreFailed, printable
 from pycr.meeting import Meeting, OtherFailed, Place
 from pycr.restore import Job, Past, restore
@@ -159,6 +157,19 @@ class Pod:
                 found[name] = [now, *values]
         return found
 
+    def told(self) -> protocol.Object:
+        """Return what a checkpoint's manifest is to have of the job, besides the task itself."""
+        past = lengthen(self.past, self.environment)
+        past.pop(identity.VARIABLE, None)
+        if identity.VARIABLE in self.environment:
+            past[identity.VARIABLE] = [self.environment[identity.VARIABLE]]
+        return {
+            "image_dir": self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", ""),
+            "environment": past,
+            "goes_on": protocol.GOES_ON in self.environment,
+            "work": self.worked,
+        }
+
     def announce(self) -> None:
         """Tell the restored processes that wait for it where they are (mailbox.py)."""
         every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -282,83 +293,10 @@ class Pod:
                 os.close(self.ctl)
                 os.close(self.status)
                 connection.setblocking(True)
-                self.work(connection)
+                worker.work(self, connection)
                 status = 0
             finally:
                 os._exit(status)
-
-    def work(self, connection: socket.socket) -> None:
-        """Do what the node helper asks: describe, look, dump, release."""
-        dump: task.Dump | None = None
-        with connection.makefile("rw", encoding="utf-8", errors="surrogateescape") as stream:
-            for line in stream:
-                value = protocol.parse(line)
-                try:
-                    if value["do"] == "describe":
-                        found = task.describe(self.root)
-                        task.refuse(self.root, self.strays(), pod=True)
-                        if value["ready"]:
-                            task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
-                        wish = self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", "")
-                        past = lengthen(self.past, self.environment)
-                        past.pop(identity.VARIABLE, None)
-                        if identity.VARIABLE in self.environment:
-                            past[identity.VARIABLE] = [self.environment[identity.VARIABLE]]
-                        goes_on = protocol.GOES_ON in self.environment
-                        more = {"image_dir": wish, "environment": past, "goes_on": goes_on}
-                        more["work"] = self.worked
-                        protocol.say(stream, {**found, **more})
-                    elif value["do"] == "look":
-                        task.refuse_holding(self.root, self.criu_version, self.ghost_limit)
-                        protocol.say(stream, {"event": "looked"})
-                    elif value["do"] == "environment":
-                        stream.write(protocol.environment(self.changes()))
-                        stream.flush()
-                        return
-                    elif value["do"] == "dump":
-                        dump = task.Dump(
-                            int(value["task"]),
-                            self.root,
-                            Path(value["dir"]),
-                            task.Limits(
-                                criu.find(self.criu),
-                                int(value["ghost_limit"]),
-                                int(value["timeout"]),
-                            ),
-                            threading.Semaphore(1),
-                            lambda report: protocol.say(stream, report),
-                            keep=bool(value["keep"]),
-                            hold=True,
-                        )
-                        dump.start()
-                    elif value["do"] == "write" and dump is not None:
-                        dump.write()
-                    elif value["do"] == "release" and dump is not None:
-                        dump.release(bool(value["commit"]))
-                        dump.finish()
-                        return  # the pod of a task that has ended waits for this process
-                except PycrError as error:
-                    protocol.say(stream, {"event": "failed", **protocol.failure(error)})
-            # The helper is gone: a dump it did not commit is none.
-            if dump is not None:
-                dump.release(False)
-                dump.finish()
-
-    def criu_version(self) -> tuple[int, ...]:
-        return criu.version(criu.find(self.criu))
-
-    def strays(self) -> set[int]:
-        """Return the processes here that are not the task's, nor of pycr's own beside it."""
-        every = {int(name) for name in os.listdir("/proc") if name.isdigit()}
-        every = {pid for pid in every if proc.alive(pid)}  # a dead one is about to be reaped
-        # Workers that PID 1 has forked since this one was are known by its command line alone.
-        own = proc.cmdline(1)
-        beside = {pid for pid in every if pid != 1 and proc.cmdline(pid) == own}
-        beside.update(pid for pid in every if proc.comm(pid) == mailbox.MONITOR_COMM)
-        ours = set(proc.tree(self.root)) | {1}
-        for worker in beside:
-            ours.update(proc.tree(worker))
-        return proc.outside(every - ours, {self.root, *beside})
 
 
 def main() -> int:
