@@ -3,9 +3,13 @@
 
     remains      .new-* of writers that are no more        at once
     meetings     .restart-* of restarts that were killed   after a day
+    notes        .failed-* that nobody has read,           after a day
+                 newest.PID, requeue.PID half written
+                 NNNN.set-aside of what is no more         at once
+                 newest, requeue of what is no more        when the job is over
     generations  of a job that ended well                  all: it has COMPLETED behind them
                  of another that is over, or that Slurm
-                 has forgotten                             all but the newest whole one
+                 has forgotten                             all but the newest good one
                  of one that runs or waits                 none; --keep says how many stay
     cut-*        what a restart cut off files              when its job has COMPLETED
     journals     .journal/JOB                              with the job's last image
@@ -29,10 +33,12 @@ from typing import NamedTuple
 from pycr import image, journal, removal, retention
 from pycr.errors import PycrError
 from pycr.meeting import OLD
+from pycr.requeue import read_requeue
 from pycr.retention import Generation, Wanted
 from pycr.slurm import Job
 
 CUT = re.compile(r"cut-([0-9]{1,10})\.(?:[0-9]{1,10}|batch)")
+NOTES = (image.REQUEUE, image.NEWEST)
 YOUNG = 86400.0  # seconds in which a journal may be of a job that has not written an image yet
 
 
@@ -61,14 +67,16 @@ class Jobs:
     def state(self, job_id: int, uid: int, last: float) -> str:
         """Return a job's state: "" where Slurm has forgotten it, "?" where it does not answer.
 
-        last: when what is looked at was made; a job submitted since only has the same number.
+        last: when what is looked at was made; a job submitted since only has the same number. Slurm
+        takes a requeue for a submission.
         """
         if self.known is None:
             return "?"
         job = self.known.get(job_id)
-        if job is None or job.uid != uid or _epoch(job, "SubmitTime") > last:
+        if job is None or job.uid != uid:
             return ""
-        return job.state
+        requeued = job.fields.get("Restarts", "0") != "0"
+        return job.state if requeued or _epoch(job, "SubmitTime") <= last else ""
 
     def ended_well(self, job_id: int, uid: int, last: Generation) -> bool:
         """Tell whether a job has completed behind its last checkpoint, as far as Slurm knows.
@@ -105,9 +113,8 @@ def find(place: Path, jobs: Jobs, rules: Rules) -> list[Garbage]:
         gone, left = _of_step(step_dir, every, jobs, rules, now)
         found += gone
         found += _leftovers(step_dir, jobs, rules, now, bool(left))
-        newest = next((each for each in left if each.whole), None)
-        fixed = retention.needed(left)
-        spared += [each for each in left if each is not newest and each.path not in fixed]
+        fixed = retention.needed(left) | retention.newest(left)
+        spared += [each for each in left if each.path not in fixed]
         stays += sum(each.size for each in left)
     if rules.max_size:
         found += _beyond(spared, stays, rules.max_size)
@@ -136,7 +143,7 @@ def _of_step(
     over = is_over(state) and not _is_restarted(step_dir, jobs, uid, now)
     fixed = set() if over else retention.needed(every)
     why: dict[Path, str] = {}
-    if over and (jobs.ended_well(job_id, uid, last) or _was_done(step_dir, job_id, last)):
+    if over and jobs.ended_well(job_id, uid, last):
         why = {each.path: f"job {job_id} has completed" for each in every}
     elif over or rules.keep:
         wanted = Wanted(keep=rules.keep or 1)
@@ -148,15 +155,6 @@ def _of_step(
     gone = [each for each in every if each.path in why and each.path not in fixed]
     left = [each for each in every if each not in gone]
     return [Garbage(each.path, why[each.path], each.size) for each in gone], left
-
-
-def _was_done(step_dir: Path, job_id: int, last: Generation) -> bool:
-    """Tell whether the job's journal says that it was done behind its last checkpoint."""
-    with suppress(PycrError):
-        for each in reversed(journal.Journal(step_dir.parent, job_id).events()):
-            if each["event"] in ("ended", "life"):
-                return each.get("why") == "done" and each["time"] > last.created
-    return False
 
 
 def _is_restarted(step_dir: Path, jobs: Jobs, uid: int, now: float) -> bool:
@@ -193,12 +191,31 @@ def _leftovers(
                 yield Garbage(path, "a checkpoint that was not finished", retention.disk_use(path))
             elif image.is_meeting(path.name) and age > OLD:
                 yield Garbage(path, "a restart that is over", retention.disk_use(path))
+            elif why := _is_void(path, jobs, age, uid):
+                yield Garbage(path, why, path.lstat().st_size)
             elif cut:
                 state = jobs.state(int(cut.group(1)), uid, path.lstat().st_mtime)
                 old = bool(rules.older_than) and age > rules.older_than and is_over(state)
                 if state == "COMPLETED" or (old and not in_use):
                     text = f"cut off for a job that is over ({cut.group(1)})"
                     yield Garbage(path, text, retention.disk_use(path))
+
+
+def _is_void(path: Path, jobs: Jobs, age: float, uid: int) -> str:
+    """Return why a file beside a step's generations says nothing to anybody any more."""
+    name = path.name
+    if name.startswith(image.failed_name("")) and age > OLD:
+        return "of a restart that is over"
+    if name.startswith(tuple(f"{each}." for each in NOTES)) and age > OLD:
+        return "half written"
+    if name.endswith(image.ASIDE) and not os.path.lexists(path.with_suffix("")):
+        return "of a checkpoint that is no more"
+    job_id = int(path.parent.name.partition(".")[0])
+    if name in NOTES and is_over(jobs.state(job_id, uid, path.lstat().st_mtime)):
+        named = read_requeue(path.parent.parent, job_id, name)
+        if named is not None and not os.path.lexists(named):
+            return "it names a checkpoint that is no more"
+    return ""
 
 
 def _is_locked(step_dir: Path) -> bool:

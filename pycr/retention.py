@@ -4,6 +4,7 @@
 Old ones go only behind a new one that is committed and was looked at again: its manifest, and that
 every file is there with its size (the checksums were taken from these files a moment ago). Kept in
 any case: the new one, and one that a requeue file names, from which Slurm may start the job again.
+In a requeued job another step of the script may have a step's number: each has its own count here.
 What a running task was restored from is not needed any more: CRIU reads an image to its end, and
 what a restart cut off files lies beside the generations, where it stays.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +31,23 @@ class Wanted(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """A generation as far as it matters here. manifests: none where it is damaged."""
+    """A generation as far as it matters here. manifests: none where it is damaged.
+
+    key: which step of its job's script it is of, "" of none in particular; None: not known.
+    """
 
     path: Path
     manifests: tuple[Manifest, ...] = ()
+    key: str | None = None
 
     @property
     def whole(self) -> bool:
         return bool(self.manifests)
+
+    @property
+    def good(self) -> bool:
+        """Whether a requeued job would go on from it: it is whole, and was not set aside."""
+        return self.whole and not image.aside(self.path)
 
     @property
     def size(self) -> int:
@@ -57,7 +68,7 @@ def check(path: Path) -> Generation:
         place = path / name if inside else path
         for task in manifest.tasks:
             os.close(image.check_task(place, task))
-    return Generation(path, tuple(every))
+    return Generation(path, tuple(every), every[0].key)
 
 
 def look(path: Path) -> Generation:
@@ -65,6 +76,8 @@ def look(path: Path) -> Generation:
     try:
         return check(path)
     except (PycrError, OSError):
+        with suppress(PycrError):
+            return Generation(path, key=image.load(path).key)
         return Generation(path)
 
 
@@ -86,28 +99,49 @@ def needed(every: Iterable[Generation]) -> set[Path]:
     for each in every:
         for manifest in each.manifests[:1]:
             places = {each.path.parent.parent, Path(manifest.batch.get("home", "/"))}
-            named = (read_requeue(place, manifest.job_id) for place in places if manifest.batch)
-            found.update(Path(os.path.realpath(path)) for path in named if path is not None)
+            for place in places if manifest.batch else ():
+                for name in (image.REQUEUE, image.NEWEST):
+                    path = read_requeue(place, manifest.job_id, name)
+                    if path is not None:
+                        found.add(Path(os.path.realpath(path)))
     return found
+
+
+def newest(every: Iterable[Generation]) -> set[Path]:
+    """Return what a job that is over is restarted from: the newest of each step of its script."""
+    found: dict[str, Generation] = {}
+    for each in every:
+        if each.whole and each.key is not None:
+            known = found.setdefault(each.key, each)
+            if each.good and not known.good:
+                found[each.key] = each
+    return {each.path for each in found.values()}
 
 
 def superfluous(every: Sequence[Generation], wanted: Wanted) -> list[Generation]:
     """Return those of a step's generations, the newest first, that need not stay.
 
-    The first that is whole always stays. What is damaged counts for nothing, and goes with what is
-    older than the last that stays.
+    The first good one always stays. What is damaged or set aside counts for nothing, and goes with
+    what is older than the last that stays.
     """
     keep = needed(every)
+    keys = {each.key for each in every if each.key is not None}
     left: list[Generation] = []
-    count = total = 0
+    counts = dict.fromkeys(keys, 0)
+    total = 0
     for each in every:
-        if not each.whole:
+        key = each.key
+        if key is None:
+            if keys != {""}:
+                continue  # it may be the only one of its step: who looks for it is to hear of it
+            key = ""
+        count = counts[key]
+        fits = not wanted.size or total + each.size <= wanted.size
+        if not each.good:
             if wanted.keep and count >= wanted.keep:
                 left.append(each)
-            continue
-        fits = not wanted.size or total + each.size <= wanted.size
-        if count == 0 or ((not wanted.keep or count < wanted.keep) and fits):
-            count, total = count + 1, total + each.size
+        elif count == 0 or ((not wanted.keep or count < wanted.keep) and fits):
+            counts[key], total = count + 1, total + each.size
         elif Path(os.path.realpath(each.path)) not in keep:
             left.append(each)
     return left
@@ -119,9 +153,9 @@ def prune(made: Path, wanted: Wanted) -> list[Path]:
     Raises ImageError where the new one is not whole, and then removes nothing; DirectoryError,
     AccessDenied, Busy.
     """
-    newest = check(made)
+    latest = check(made)
     older = [path for path in image.generations(made.parent) if int(path.name) < int(made.name)]
-    gone = superfluous([newest, *map(look, older)], wanted)
+    gone = superfluous([latest, *map(look, older)], wanted)
     for each in gone:
         removal.remove(each.path)
     return [each.path for each in gone]

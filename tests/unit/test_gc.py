@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr import gc, image, journal, sweep
+from pycr import gc, identity, image, journal, sweep
 from pycr.gc import Jobs, Rules
 from pycr.slurm import Job
 from tests.unit.test_image import write
@@ -32,6 +32,15 @@ def gone(place: Path, jobs: Jobs, **rules: float) -> list[str]:
 def generations(place: Path, count: int, text: bytes = b"abc") -> None:
     for _ in range(count):
         write(place, text)
+
+
+def with_key(generation: Path, key: str) -> Path:
+    """Have a generation say which step of its script it is of."""
+    manifest = image.load(generation)
+    task = manifest.tasks[0]
+    tasks = [task._replace(environment={**task.environment, identity.VARIABLE: [key]})]
+    (generation / image.MANIFEST).write_bytes(manifest._replace(tasks=tasks).dumps())
+    return generation
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PENDING", "SUSPENDED", "COMPLETING", "?"])
@@ -70,11 +79,8 @@ def test_of_a_job_that_ended_well(tmp_path: Path) -> None:
     assert gone(tmp_path, slurm("COMPLETED", StartTime="5")) == both, "and it was"
     assert made().created == 1.5
     manifest.write_bytes(vacated._replace(kept_running=True).dumps())
-    log = journal.Journal(tmp_path, 12)
-    log.append("ended", why="preempted")
-    assert gone(tmp_path, slurm("")) == both[:1]
-    log.append("ended", why="done")
-    assert gone(tmp_path, slurm("")) == both
+    journal.Journal(tmp_path, 12).append("ended", why="done")
+    assert gone(tmp_path, slurm("")) == both[:1], "a keeper knows that it ended, not how"
 
 
 def test_the_largest_of_all(tmp_path: Path) -> None:
@@ -83,6 +89,51 @@ def test_the_largest_of_all(tmp_path: Path) -> None:
     assert gone(tmp_path, slurm("RUNNING"), max_size=250) == ["12.0/0001", "12.0/0002"]
     assert gone(tmp_path, slurm("RUNNING"), max_size=1) == [f"12.0/000{n}" for n in (1, 2, 3)]
     assert gone(tmp_path, slurm("RUNNING"), max_size=400) == []
+
+
+def test_of_a_job_that_was_requeued(tmp_path: Path) -> None:
+    """Slurm then says that it was submitted just now: its checkpoints are its own all the same."""
+    generations(tmp_path, 3)
+    for state in ("RUNNING", "PENDING"):
+        jobs = slurm(state, SubmitTime=str(int(time.time()) + 9), Restarts="1")
+        assert gone(tmp_path, jobs) == gone(tmp_path, jobs, older_than=1.0) == []
+    jobs = slurm("COMPLETED", SubmitTime=str(int(time.time()) + 9), Restarts="1")
+    assert len(gone(tmp_path, jobs)) == 3
+
+
+def test_the_good_ones(tmp_path: Path) -> None:
+    """One that was set aside is not what stays, and each step of a script has its own newest."""
+    for key in ("a.0", "b.0", "a.0", "b.0"):
+        with_key(write(tmp_path), key)
+    step = tmp_path / "12.0"
+    image.set_aside(step / "0004", "it was odd")
+    assert gone(tmp_path, slurm("FAILED")) == ["12.0/0001"]
+    assert gone(tmp_path, slurm("RUNNING"), max_size=1) == ["12.0/0001", "12.0/0004"]
+    for name in ("0001", "0002", "0003"):
+        (step / f"{name}.set-aside").write_text("why")
+    assert gone(tmp_path, slurm("RUNNING"), keep=1) == []
+    assert gone(tmp_path, slurm("RUNNING"), max_size=1) == ["12.0/0001", "12.0/0002"]
+
+
+def test_notes_of_no_more_use(tmp_path: Path) -> None:
+    generations(tmp_path, 1)
+    step = tmp_path / "12.batch"
+    step.mkdir(0o700)
+    for name in ("newest", "requeue"):
+        (step / name).write_text(f"{step}/0007\n")
+    old = [".failed-12.0-0a1b2c3d", "newest.4711", "requeue.4712"]
+    for name in (*old, ".failed-12.1-0a1b2c3e", "requeue.4713"):
+        (step / name).write_text("/x\n")
+    for name in old:
+        os.utime(step / name, (100, 100))
+    (step / "0007.set-aside").write_text("why")
+    found = sorted(f"12.batch/{name}" for name in (*old, "0007.set-aside"))
+    assert gone(tmp_path, slurm("RUNNING")) == found
+    over = {*found, "12.batch/newest", "12.batch/requeue"}
+    assert set(gone(tmp_path, slurm("FAILED"))) == over
+    for each in gc.find(tmp_path, slurm("FAILED"), Rules()):
+        gc.remove(each)
+    assert sorted(os.listdir(step)) == [".failed-12.1-0a1b2c3e", ".lock", "requeue.4713"]
 
 
 def test_what_else_lies_there(tmp_path: Path) -> None:

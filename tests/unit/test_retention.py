@@ -13,6 +13,7 @@ from pycr.errors import Busy, ImageError
 from pycr.requeue import write_requeue
 from pycr.retention import Wanted
 from pycr.slurm import BATCH
+from tests.unit.test_gc import with_key
 from tests.unit.test_image import write, write_job
 
 
@@ -43,6 +44,16 @@ def test_by_count(tmp_path: Path) -> None:
     # Behind an older one nothing newer goes.
     assert retention.prune(paths[2], Wanted(keep=1)) == []
     assert retention.prune(paths[3], Wanted(keep=1)) == [paths[2]]
+
+
+def test_each_step_of_a_script_has_its_own(tmp_path: Path) -> None:
+    """In a requeued job another may have a step's number, and has not gone on from these."""
+    paths = [with_key(write(tmp_path), key) for key in ("a.0", "a.0", "b.0", "b.0")]
+    assert retention.prune(paths[3], Wanted(keep=1)) == [paths[2], paths[0]]
+    image.set_aside(paths[3], "it failed")
+    more = [with_key(write(tmp_path), "b.0") for _ in range(2)]
+    damage(paths[1])  # it may be of either
+    assert retention.prune(more[1], Wanted(keep=2)) == [paths[3]]
 
 
 def test_by_size(tmp_path: Path) -> None:
