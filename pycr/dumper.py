@@ -340,7 +340,7 @@ class Helper:
         """Start the dumps: all freeze; as many at a time as there are cores are then written."""
         self.directory = Path(value["dir"])
         try:
-            os.close(image.open_owned(self.directory))
+            os.close(image.open_inside(self.directory))
         except OSError as error:
             raise DirectoryError(
                 f"image directory {self.directory} is not visible here: {error.strerror}:"
@@ -391,7 +391,7 @@ class Helper:
         """Make one task's image durable and report its files. Raises DirectoryError."""
         assert self.directory is not None
         try:
-            directory = image.open_owned(self.directory / image.task_name(task_id))
+            directory = image.open_inside(self.directory / image.task_name(task_id))
             files = {name: [size, digest] for name, size, digest in image.seal_task(directory)}
             os.close(directory)
         except OSError as error:

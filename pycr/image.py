@@ -147,6 +147,22 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
     return descriptor
 
 
+def open_inside(path: Path) -> int:
+    """Open a directory in a generation that is being written, following no link on the way from
+    JOB.STEP on: one that is swapped in meanwhile leads nowhere. Raises OSError, AccessDenied.
+    """
+    own = [part for part in path.parts if is_leftover(part)]
+    depth = path.parts.index(own[0]) if own else len(path.parts) - 1
+    descriptor = os.open(Path(*path.parts[:depth]), DIR_FLAGS & ~os.O_NOFOLLOW)
+    for name in path.parts[depth:]:
+        outer = descriptor
+        try:
+            descriptor = open_owned(name, outer)
+        finally:
+            os.close(outer)
+    return descriptor
+
+
 def open_regular(name: str | Path, dir_fd: int | None = None) -> int:
     """Open a file for reading that is a plain one, and no symbolic link. Raises OSError."""
     descriptor = os.open(name, FILE_FLAGS, dir_fd=dir_fd)

@@ -178,7 +178,7 @@ class ScriptHelper(Helper):
                 self.pods[task_id] = self.connect(self.leaders[task_id])
         self.dumps.clear()
         try:
-            generation = image.open_owned(directory.parent)
+            generation = image.open_inside(directory.parent)
             try:
                 image.remove_tree(f"/proc/self/fd/{generation}/{image.LATE}")
                 images = image.open_owned(directory.name, generation)
@@ -239,7 +239,7 @@ class ScriptHelper(Helper):
         if self.outputs:
             directory = self.directory / image.task_name(task_id)
             try:
-                images = image.open_owned(directory)
+                images = image.open_inside(directory)
                 try:
                     self.keep_outputs(images)
                 finally:

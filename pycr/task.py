@@ -214,7 +214,7 @@ class Dump(threading.Thread):
     def dump(self) -> Object:
         """Do it, by CRIU, here; return the times. Raises PycrError."""
         began = time.time()
-        directory = image.open_owned(self.directory)
+        directory = image.open_inside(self.directory)
         # Held open, so that nothing put in its place meanwhile is written to.
         self._images = self._hidden.images = Path(f"/proc/self/fd/{directory}")
         try:

@@ -110,9 +110,11 @@ def _command(
         syscalls.die_with_parent()
         os.umask(0o022)
         os.chdir(user.home)
-        # Python ignores these two; a command must get them as any other would.
+        # Python ignores these two, and raises for the third; a command must get them as any other.
         for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.execvpe(command[0], command, environment(user))
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from tests.login import Login, until
 
+ROOT = Path(__file__).parents[2]
 NEEDS_PILLOW = 7
 SCRIPT = "#!/bin/bash\nsrun --cr {tick} > out 2>/dev/null\n"
 
@@ -64,7 +65,7 @@ def test_report(alice: Login, bob: Login, tmp_path: Path) -> None:
     assert "--from" in done.stderr and not (alice.place / "r.png").exists()
     (tmp_path / "r.json").write_text(json.dumps(again))
     command = [sys.executable, "-m", "pycr.cli", "report", "--from", str(tmp_path / "r.json")]
-    subprocess.run([*command, "-o", str(tmp_path / "r.png")], check=True)
+    subprocess.run([*command, "-o", str(tmp_path / "r.png")], check=True, cwd=ROOT)
     data = (tmp_path / "r.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 5000
     assert int.from_bytes(data[16:20], "big") == 1920

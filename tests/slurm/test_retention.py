@@ -82,6 +82,7 @@ def test_keep_and_limits(alice: Login, cluster: Any) -> None:
     alice.popen("srun", "-n1", "/opt/pycr/bin/python3", "-c", GROWING)
     until("its callback", lambda: (alice.place / "ready").exists())
     step = next(each for each in alice.steps() if each != step)
+    assert alice.pycr("create", step, "--image-dir", ".").returncode == 0
     for verb in ("create", "vacate"):
         size = json.loads(alice.pycr("create", step, "--image-dir", ".", "--json").stdout)[0][
             "size"
@@ -93,7 +94,12 @@ def test_keep_and_limits(alice: Login, cluster: Any) -> None:
             done, 8, f"step {step}: the checkpoint has ", f"allows {limit}.0 MiB (max_size"
         )
         assert step in alice.steps()
-    assert sorted(path.name for path in (alice.place / step).iterdir()) == [".lock", "0001", "0002"]
+    assert sorted(path.name for path in (alice.place / step).iterdir()) == [
+        ".lock",
+        "0001",
+        "0002",
+        "0003",
+    ]
 
 
 def test_slots(alice: Login, cluster: Any) -> None:
