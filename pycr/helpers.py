@@ -29,7 +29,7 @@ LET_GO = 120
 LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 NOTHING_HELD = 2  # the same, where none was told to freeze anything
 SLURM_ANSWERS = 3.0  # seconds to wait for Slurm to end helpers
-HEAR_OUT = 0.3
+HEAR_OUT = 1.0
 
 
 class Helpers:
@@ -196,6 +196,7 @@ class Helpers:
             return
         # One helper's end does not end srun: the others wait for commands.
         if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
+            self.let_all_go()
             self._hear_out()
             raise self.lost()
 
