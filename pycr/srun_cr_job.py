@@ -42,18 +42,18 @@ class JobWrapper:
         self.control = -1
         self.owner = self.monitor = 0
         self.srun = 0
-        self.step = ""
+        self.step = self.image = ""
         self.launched: Callable[[str], None] | None = None
         self.status: int | None = None
         self.question: dict[str, Any] | None = None
         self.pause_at = 0.0
         self.waiting = False
 
-    def start(self, restart_dir: str = "", files: str = "", by_itself: bool = False) -> None:
+    def start(self, restart_dir: str = "", files: str = "", by_itself: str = "") -> None:
         """Start srun, with a monitor of its own between it and everything else. Raises OSError.
 
         restart_dir: the image its tasks are restored from; files: --files of the restart.
-        by_itself: whether another image is tried where this one fails (step_again.py).
+        by_itself: names the attempt where another image is tried if it fails (step_again.py).
         """
         listener = Listener()
         environment = {**os.environ, "SLURM_SRUN_CR_SOCKET": listener.path}
@@ -62,7 +62,7 @@ class JobWrapper:
             environment["SLURM_RESTART_DIR"] = restart_dir
             environment["SLURM_OPEN_MODE"] = "append"
             if by_itself:
-                environment[step_again.BY_ITSELF] = "1"
+                environment[step_again.BY_ITSELF] = by_itself
             else:
                 environment["SLURM_RESTART_FILES"] = files
                 argv = without_restart(argv)
@@ -82,7 +82,7 @@ class JobWrapper:
         os.waitpid(between, 0)
         os.close(read)
         listener.socket.close()
-        self.control, self.srun, self.step = write, 0, ""
+        self.control, self.srun, self.step, self.image = write, 0, "", restart_dir
 
     def be_monitor(
         self,
@@ -271,6 +271,10 @@ class JobWrapper:
             self.question = message
             if self.step or self.status is not None or self.waiting:
                 self.answer()
+            elif self.image:  # held back and dumped now, it would begin anew
+                reason = f"it has not yet launched the step that goes on from {self.image}"
+                self.mailbox.answer(message, "later", reason=reason)
+                self.question = None
             else:
                 self.pause_at = time.monotonic() + PATIENCE
         elif do == "go on":
