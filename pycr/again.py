@@ -12,6 +12,7 @@ image directories. Everything set aside is a line in the journal too.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -145,12 +146,13 @@ class Steps:
             return each.path
         return None
 
-    def failed(self, path: Path, step: str) -> bool:
+    def failed(self, path: Path, step: str, attempt: str) -> bool:
         """Tell whether a generation failed to be restored, as a step; set it aside if so.
 
-        Its pods leave a file to say so: 125 alone may be the task's own status.
+        Its pods leave a file to say so: 125 alone may be the task's own status. attempt: as they
+        were told.
         """
-        marker = path.parent / image.failed_name(step)
+        marker = path.parent / image.failed_name(step, attempt)
         try:
             with os.fdopen(image.open_regular(marker), "rb") as file:
                 reason = file.read(image.MAX_REASON).decode(errors="replace").strip()
@@ -174,17 +176,17 @@ class Steps:
         note(self.journal, "note", step=path.parent.name, text=text)
 
 
-def say_failed(generation: Path, step: str, error: BaseException, where: str) -> None:
+def say_failed(generation: Path, step: str, attempt: str, error: BaseException, where: str) -> None:
     """Leave why a task could not be restored to the srun_cr that tries generations in turn.
 
-    where: names the task. What is not the generation's fault is not said: the next one would fare
-    no better.
+    attempt: as that one calls it. where: names the task. What is not the generation's fault is not
+    said: the next one would fare no better.
     """
-    if not isinstance(error, FAILURES):
+    if not isinstance(error, FAILURES) or not re.fullmatch("[0-9a-f]{1,16}", attempt):
         return
     text = f"{GEOMETRY}{error}" if isinstance(error, GeometryError) else f"{where}: {error}"
     with suppress(OSError):  # another task was first, or nothing can be written there
-        path = generation.parent / image.failed_name(step)
+        path = generation.parent / image.failed_name(step, attempt)
         with os.fdopen(image.create(path), "w", errors="replace") as file:
             file.write(text[: image.MAX_REASON // 4])
 

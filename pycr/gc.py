@@ -204,7 +204,7 @@ def _leftovers(
 def _is_void(path: Path, jobs: Jobs, age: float, uid: int) -> str:
     """Return why a file beside a step's generations says nothing to anybody any more."""
     name = path.name
-    if name.startswith(image.failed_name("")) and age > OLD:
+    if name.startswith(image.FAILED) and age > OLD:
         return "of a restart that is over"
     if name.startswith(tuple(f"{each}." for each in NOTES)) and age > OLD:
         return "half written"

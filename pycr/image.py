@@ -10,7 +10,8 @@
           task.0/ task.1/ ...   CRIU's images of each task, by global task id, and files.json:
                                 the files it had open by name
         0001.set-aside          why no restart takes that generation by itself: it failed to restore
-        .failed-14.0            why the restart 14.0, by a requeued job, failed; srun_cr reads it
+        .failed-14.0-5f1c9a70   why the restart 14.0, by a requeued job, failed; its srun_cr, which
+                                has given the number, reads it
         cut-14.0/               what a restart has cut off files that had grown (files.py)
       12.batch/               the same for a job's batch script, which is its task.0
         requeue               the generation from which Slurm is to start the job again
@@ -52,6 +53,7 @@ SCRIPT = "slurm_script"  # in the directory of a batch script's task
 OUTPUTS = {1: "stdout", 2: "stderr"}  # there too: what Slurm will truncate when it requeues the job
 REQUEUE, NEWEST = "requeue", "newest"  # spank_cr/batch.pxi looks for them
 ASIDE = ".set-aside"
+FAILED = ".failed-"
 MAX_REASON = 4000  # bytes
 LATE = "late"
 STEP = re.compile(r"[0-9]{1,10}\.(?:[0-9]{1,10}|batch)")
@@ -77,9 +79,12 @@ def cut_name(step: str) -> str:
     return f"cut-{step}"
 
 
-def failed_name(step: str) -> str:
-    """Return the name of the file that says why a requeued job's restart as a step failed."""
-    return f".failed-{step}"
+def failed_name(step: str, attempt: str) -> str:
+    """Return the name of the file that says why a requeued job's restart as a step failed.
+
+    attempt: as its srun_cr calls it; steps have the same names in each life of a job.
+    """
+    return f"{FAILED}{step}-{attempt}"
 
 
 def set_aside(generation: Path, reason: str) -> None:

@@ -110,7 +110,7 @@ class Pod:
         self.listener = socket.socket(fileno=int(argv[17]))
         self.job = Job(script=argv[14], requeued=argv[15] == "1", files=argv[18])
         # Where a requeued job finds its script's checkpoint by itself, or its step's.
-        self.by_itself = step_again.BY_ITSELF in self.environment
+        self.by_itself = self.environment.get(step_again.BY_ITSELF, "")
         self.generation = self.directory
         self.root = 0
         self.end: Callable[[], None] = lambda: None
@@ -327,12 +327,12 @@ def main() -> int:
         if pod.task_id == 0:  # all find the same
             print(f"pycr: couldn't restart: {printable(str(error))}", file=sys.stderr, flush=True)
             if pod.by_itself:
-                again.say_failed(pod.generation, pod.step, error, pod.where())
+                again.say_failed(pod.generation, pod.step, pod.by_itself, error, pod.where())
         return RestoreFailed.exit_status
     except Exception as error:
         text = str(error) if isinstance(error, PycrError) else f"{type(error).__name__}: {error}"
         if pod.by_itself:
-            again.say_failed(pod.generation, pod.step, error, pod.where())
+            again.say_failed(pod.generation, pod.step, pod.by_itself, error, pod.where())
         if script is not None:
             said = script.after(pod.generation if meeting is not None else None, error)
             text = f"{text}; {said}" if said else text

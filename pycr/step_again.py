@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from pycr.srun_cr_job import JobWrapper
 
 FAILED = 125  # errors.py: RestoreFailed
-BY_ITSELF = "SLURM_RESTART_BY_ITSELF"  # tells a pod that srun_cr wants to know why it fails
+# Tells a pod that srun_cr wants to know why it fails, and which attempt it is of srun_cr's.
+BY_ITSELF = "SLURM_RESTART_BY_ITSELF"
 
 
 def explicit(argv: Sequence[str]) -> bool:
@@ -109,9 +110,10 @@ def try_each(wrapper: JobWrapper, steps: Steps) -> int | None:
         if path is None:
             return None
         wrapper.launched = partial(_launched, steps.journal, str(path))
-        wrapper.start(str(path), by_itself=True)
+        attempt = os.urandom(4).hex()
+        wrapper.start(str(path), by_itself=attempt)
         status = wrapper.serve()
-        if status == 0 or not steps.failed(path, wrapper.step):
+        if status == 0 or not steps.failed(path, wrapper.step, attempt):
             return status
         wrapper.forget()
 

@@ -152,14 +152,17 @@ def test_why_a_restart_failed(steps: Path) -> None:
     """It is set aside for what is its own fault alone; a task's own 125 is none."""
     path = write_of(steps, "k.0", 1.0)
     found = again.Steps(12, "k.0", "")
-    assert not found.failed(path, "12.7")
-    again.say_failed(path, "12.7", SlurmError("the node's"), "task 0 on n1")
-    assert not found.failed(path, "12.7")
-    again.say_failed(path, "12.7", GeometryError("2 tasks"), "task 0 on n1")
-    again.say_failed(path, "12.7", ImageError("another task's, later"), "task 0 on n1")
-    assert found.failed(path, "12.7") and image.aside(path) == ""
-    again.say_failed(path, "12.7", ImageError("damaged"), "task 0 on n1")
-    assert found.failed(path, "12.7") and image.aside(path) == "task 0 on n1: damaged"
+    where = "task 0 on n1"
+    assert not found.failed(path, "12.7", "a1")
+    again.say_failed(path, "12.7", "a1", SlurmError("the node's"), where)
+    again.say_failed(path, "12.7", "../a1", ImageError("no number of an srun_cr's"), where)
+    assert not found.failed(path, "12.7", "a1")
+    again.say_failed(path, "12.7", "a1", GeometryError("2 tasks"), where)
+    again.say_failed(path, "12.7", "a1", ImageError("another task's, later"), where)
+    assert not found.failed(path, "12.7", "a2"), "nobody has read that in an earlier life"
+    assert found.failed(path, "12.7", "a1") and image.aside(path) == ""
+    again.say_failed(path, "12.7", "a2", ImageError("damaged"), where)
+    assert found.failed(path, "12.7", "a2") and image.aside(path) == f"{where}: damaged"
     assert sorted(each.name for each in path.parent.iterdir()) == [
         ".lock",
         "0001",
