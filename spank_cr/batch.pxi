@@ -12,6 +12,7 @@ cdef struct cr_batch_job:
     char user[64]
     char home[PATH_SIZE]
     char script[PATH_SIZE]
+    char steps[64]                    # where the script's steps are counted (pycr/identity.py)
 
 cdef cr_batch_job cr_batch
 
@@ -28,6 +29,17 @@ cdef bint cr_is_asked_for() noexcept nogil:
             options.checkpoint_dir[0] != 0 or options.restart_dir[0] != 0)
 
 
+cdef void cr_batch_name_steps(spank_t sp) noexcept nogil:
+    """Choose the name of the file in which a script's steps are counted: one that nobody else on
+    the node could have taken before."""
+    cdef uint32_t job_id = 0
+    cdef uint64_t number = 0
+    if (cr_is_batch(sp) and spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS and
+            getrandom(&number, sizeof(number), 0) == sizeof(number)):
+        snprintf(cr_batch.steps, sizeof(cr_batch.steps), b"/tmp/srun_cr-steps.%u.%016llx", job_id,
+                 <unsigned long long> number)
+
+
 cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
     """Note whose job this is, in slurmstepd itself, as root.
 
@@ -37,6 +49,7 @@ cdef void cr_batch_post_opt(spank_t sp) noexcept nogil:
     cdef uid_t uid = 0
     cdef uint32_t step_id = 0
     cdef passwd *entry
+    cr_batch_name_steps(sp)
     if not cr_is_batch(sp) and not (cr_is_step(sp, &step_id) and cr_is_asked_for()):
         return
     if spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS:
@@ -95,12 +108,17 @@ cdef bint cr_batch_place(char *into, size_t size, const char *job) noexcept nogi
 
 cdef void cr_batch_variables(spank_t sp) noexcept nogil:
     """Tell the script's srun_cr processes whose they are, and what sbatch was given for them."""
-    cdef char text[12]
+    cdef char text[80]
     cdef uint32_t job_id = 0
     spank_unsetenv(sp, b"SLURM_CR_STEP")         # of a step that sbatch was run in
     spank_unsetenv(sp, b"SLURM_CR_GOES_ON")
+    if spank_getenv(sp, b"SLURM_CR_BATCH", text, sizeof(text)) == ESPANK_SUCCESS:
+        # Of the script that sbatch was run in, and so is what that one was given.
+        spank_unsetenv(sp, b"SLURM_CR_FALLBACK")
+        spank_unsetenv(sp, b"SLURM_CR_SKIP_DONE")
+        spank_unsetenv(sp, b"SLURM_CR_KEEP")
     if spank_get_item(sp, S_JOB_ID, &job_id) == ESPANK_SUCCESS:
-        snprintf(text, sizeof(text), b"%u", job_id)
+        snprintf(text, sizeof(text), b"%u:%s", job_id, cr_batch.steps)
         spank_setenv(sp, b"SLURM_CR_BATCH", text, 1)
     if options.cr:
         spank_setenv(sp, b"SLURM_CR_GOES_ON", b"1", 1)
@@ -118,15 +136,11 @@ cdef void cr_batch_exit(spank_t sp) noexcept nogil:
 
     By its name alone and with the user's rights.
     """
-    cdef char path[64]
-    cdef uint32_t job_id = 0
     cdef uid_t uid = 0
-    if (not cr_is_batch(sp) or spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS or
-            spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS):
+    if cr_batch.steps[0] == 0 or spank_get_item(sp, S_JOB_UID, &uid) != ESPANK_SUCCESS:
         return
-    snprintf(path, sizeof(path), b"/tmp/srun_cr-steps.%u", job_id)
     setfsuid(uid)
-    unlink(path)
+    unlink(cr_batch.steps)
     setfsuid(geteuid())
 
 

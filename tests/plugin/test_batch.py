@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -371,18 +372,15 @@ def test_newest_is_for_jobs_submitted_with_cr(
     went_on(host.run(lines))
 
 
-def test_the_count_of_steps_is_removed_with_the_script(host: Host, python: Path) -> None:
-    """Whatever its name leads to stays; another user's stays where the user could not remove it."""
-    path = Path("/tmp/srun_cr-steps.7")
-    target = path.with_name("pycr-test-target")
-    for owner, left in ((WHO.pw_uid, False), (0, True)):
-        target.touch()
-        path.symlink_to(target)
-        os.chown(path, owner, owner, follow_symlinks=False)
-        try:
-            run = host.run([*BATCH, f"arg python={python}", "call init", "call exit"])
-            assert not run.errors
-            assert (path.is_symlink(), target.exists()) == (left, True)
-        finally:
-            path.unlink(missing_ok=True)
-            target.unlink()
+def test_steps_are_counted_where_nobody_could_know(host: Host, python: Path) -> None:
+    """In a file of another name each time; and what an outer script was given is not this one's."""
+    outer = [f"jobenv SLURM_CR_{each}" for each in ("BATCH=6:/tmp/x", "SKIP_DONE=1", "KEEP=1")]
+    told = set()
+    for more in ((), outer):
+        run = host.run(script(python, *more))
+        went_on(run)
+        (place,) = (each for each in run.all("spank_setenv") if each.startswith("SLURM_CR_BATCH="))
+        assert re.fullmatch(r"SLURM_CR_BATCH=7:/tmp/srun_cr-steps\.7\.[0-9a-f]{16} 1", place)
+        told.add(place)
+        assert ("SLURM_CR_SKIP_DONE" in run.all("spank_unsetenv")) is bool(more)
+    assert len(told) == 2
