@@ -109,7 +109,11 @@ class Steps:
         self.events = self.journal.events() if self.journal is not None else []
         batch = image.step_name(job_id, BATCH)
         every = generations(job_id, places(job_id, named), self.events)
-        self._found = [e for e in every if e.key == key and e.path.parent.name != batch]
+        steps = [each for each in every if each.path.parent.name != batch]
+        self._found = [each for each in steps if each.key == key]
+        if not self._found:  # those of which nobody can say whose they are may be
+            self._found = [each for each in steps if each.manifest is None and not each.key]
+        self._others = {each.key: each.path for each in reversed(steps) if each.key}
         self._whole = [each.path for each in every if each.path.parent.name == batch]
         self.had = len(self._found)
         self.told: list[str] = []  # what was set aside just now, for the user
@@ -117,6 +121,13 @@ class Steps:
     def done(self) -> bool:
         """Tell whether the step had ended with 0 in an earlier life (--cr-skip-done)."""
         return any(each["event"] == "done" and each.get("key") == self.key for each in self.events)
+
+    def unclaimed(self, claimed: set[str]) -> Path | None:
+        """Return a generation of a step that has not begun in this life, None where there is none.
+
+        claimed: the keys of those that have.
+        """
+        return next((path for key, path in self._others.items() if key not in claimed), None)
 
     def in_whole(self) -> Path | None:
         """Return a checkpoint of the whole job that the step is in, None where there is none, or

@@ -50,8 +50,10 @@ def run(wrapper: JobWrapper, text: str) -> int:
     try:
         key = os.environ[identity.VARIABLE] = identity.of_step(wrapper.argv, settings.name)
     except OSError as error:
-        where = identity.PLACE + os.environ["SLURM_JOB_ID"]
-        say(f"{where}: {error.strerror}: a requeued job will not find this step's checkpoints")
+        say(
+            f"{identity.place()}: {error.strerror}: a requeued job will not find this step's"
+            " checkpoints"
+        )
     if key and identity.lives():
         status = go_on(wrapper, settings, key, skip)
     else:
@@ -82,6 +84,12 @@ def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:
             say(
                 f"the step begins anew: it is in {whole}, a checkpoint of the whole job, which goes"
                 " on from those by itself only where it was submitted with --cr"
+            )
+        other = steps.unclaimed(identity.seen())
+        if whole is None and other is not None:
+            say(
+                "the step begins anew: it has no checkpoint by its words, directory and geometry;"
+                f" {other} is of a step that has not begun yet, or had others then (--cr-name)"
             )
         wrapper.start()
         return wrapper.serve()

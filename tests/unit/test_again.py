@@ -51,6 +51,16 @@ def test_steps_are_told_apart(in_job: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert identity.of_step(["-n1", "./app"]) == more
 
 
+def test_the_steps_of_this_life(in_job: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the plugin says that they are counted."""
+    in_job.setenv(identity.BATCH, f"{JOB}:{tmp_path / 'here'}")
+    assert identity.in_script() and identity.seen() == set()
+    both = {identity.of_step(["x"], "main"), identity.of_step(["y"], "main")}
+    assert identity.seen() == both and (tmp_path / "here").exists()
+    in_job.setenv("SLURM_RESTART_COUNT", "1")
+    assert identity.seen() == set() and identity.of_step(["x"]) not in both
+
+
 def test_steps_at_once_are_all_counted(in_job: pytest.MonkeyPatch) -> None:
     children = []
     for _ in range(40):
@@ -145,7 +155,13 @@ def test_its_own_generations_newest_first(steps: Path) -> None:
     assert [found.next(), found.next(), found.next()] == [newest, oldest, None]
     assert "2 bytes, the manifest says 3" in image.aside(damaged)
     assert len(found.told) == 1 and image.aside(newest) == ""
-    assert again.Steps(12, "other.0", "").had == 0
+    other = again.Steps(12, "other.0", "")
+    assert other.had == 0 and other.unclaimed({"k.0", "k.1"}) is None
+    assert other.unclaimed({"k.0"}) is not None
+    # One of which nobody can say whose it is may be of any step that has none.
+    (newest / image.MANIFEST).write_text("{")
+    other = again.Steps(12, "other.0", "")
+    assert other.had == 1 and other.next() is None and "manifest" in image.aside(newest)
 
 
 def test_why_a_restart_failed(steps: Path) -> None:
