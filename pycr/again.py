@@ -43,6 +43,18 @@ def note(journal: Journal | None, event: str, **values: object) -> None:
             journal.append(event, **values)
 
 
+def in_vain(events: list[Event], key: str) -> bool:
+    """Tell whether a step (key) or a script ("batch") has begun anew before, and since then nothing
+    could be restored: it would do so for ever."""
+    for event in reversed(events):
+        path = event.get("path")
+        if event["event"] == "restored" and isinstance(path, str) and not image.aside(Path(path)):
+            return False
+        if event["event"] == "note" and event.get("anew") == key:
+            return True
+    return False
+
+
 class Found(NamedTuple):
     """A generation. manifest: None where it cannot be read, for the reason `why`."""
 
@@ -227,13 +239,16 @@ class Script:
         self.name = image.step_name(job_id, BATCH)
         self.journal = journal_of(job_id)
 
+    def events(self) -> list[Event]:
+        """Return what the journal has; one that cannot be read has nothing."""
+        with suppress(PycrError):
+            return self.journal.events() if self.journal is not None else []
+        return []
+
     def _candidates(self) -> Iterator[Path]:
         yield self.named
-        events: list[Event] = []
-        with suppress(PycrError):
-            events = self.journal.events() if self.journal is not None else []
         place = self.named.parent.parent
-        for each in generations(self.job_id, [place], events):
+        for each in generations(self.job_id, [place], self.events()):
             same = os.path.realpath(each.path) == os.path.realpath(self.named)
             if each.path.parent.name == self.name and not same:
                 yield each.path
@@ -286,6 +301,8 @@ class Script:
         if self.variables.get("SLURM_CR_FALLBACK") != FRESH:
             text = "no checkpoint is left to go on from, and the job is not started afresh"
             return f"{text} (--cr-fallback=fail)"
+        if in_vain(self.events(), "batch"):
+            return "no checkpoint is left, as after the script began anew: it does not once more"
         home = self.variables.get(WISH, "")
         try:
             forget_requeue(
@@ -293,15 +310,17 @@ class Script:
             )
         except PycrError as failure:
             return f"no checkpoint is left, and the job cannot begin anew: {failure}"
-        return self.requeue("no checkpoint is left; the job is requeued to begin anew")
+        return self.requeue(
+            "no checkpoint is left; the job is requeued to begin anew", anew="batch"
+        )
 
-    def requeue(self, text: str) -> str:
+    def requeue(self, text: str, **more: str) -> str:
         """Put the job back into the queue; return what to say."""
         try:
             commands.requeue(self.job_id)
         except SlurmError as error:
             text = f"{text}, which failed: {error}"
-        note(self.journal, "note", step=self.name, text=text)
+        note(self.journal, "note", step=self.name, text=text, **more)
         return text
 
     def restored(self, path: Path) -> None:

@@ -66,7 +66,7 @@ def run(wrapper: JobWrapper, text: str) -> int:
 
 def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:
     """Do it in a later life of the job."""
-    from pycr.again import FRESH, Steps, note
+    from pycr.again import FRESH, Steps, in_vain, note
     from pycr.errors import PycrError
 
     try:
@@ -100,7 +100,10 @@ def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:
     if settings.fallback != FRESH:
         say(f"{text}, and it does not begin anew by itself (--cr-fallback=fail)")
         return FAILED << 8
-    note(steps.journal, "note", text=f"step {key}: {text}: it begins anew")
+    if in_vain(steps.events, key):
+        say(f"{text}, as after it began anew: it does not once more")
+        return FAILED << 8
+    note(steps.journal, "note", text=f"step {key}: {text}: it begins anew", anew=key)
     say(f"{text}: it begins anew")
     wrapper.start()
     return wrapper.serve()

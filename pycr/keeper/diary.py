@@ -39,6 +39,12 @@ class Diary:
         path = str(last.get("path", "")) if last is not None else ""
         return Path(path) if path and os.path.isdir(path) else None
 
+    def lives(self, generation: Path) -> int:
+        """Return how many lives of the job have gone on from a generation."""
+        real = os.path.realpath(generation)
+        paths = [each.get("path") for each in self.events() if each["event"] == "restored"]
+        return sum(isinstance(each, str) and os.path.realpath(each) == real for each in paths)
+
     def vacated(self, since: float) -> bool:
         """Tell whether the target was checkpointed to be ended, since a time of the epoch."""
         last = journal.state(self.events(), self.target).last

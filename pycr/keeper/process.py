@@ -12,21 +12,17 @@ import select
 import signal
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from pycr import batch, config, errors, keeper, record, step
 from pycr.errors import PycrError
-from pycr.keeper import ask, failures, plan
+from pycr.keeper import ask, back, failures, plan
 from pycr.keeper.command import Command
 from pycr.keeper.diary import Diary
-from pycr.requeue import write_requeue
 from pycr.settings import AUTO, NEVER, Settings
 from pycr.slurm import commands
 
 GUESS = (5.0, 15.0)  # seconds that the tasks stand still, and all, before one was measured
 FIRST = 300.0  # seconds until the first checkpoint where none was measured: to measure it
-LINGER = 60.0  # seconds that it goes on after what it looks after has ended, with what it has begun
-OTHERS = 0.5  # seconds between two looks whether the job's other steps are ready for its requeue
 LAST = 3.0  # seconds before the end at which nothing is waited for any more
 GONE = (errors.NoSuchJob, errors.AlreadyDone, errors.JobPending)
 
@@ -178,7 +174,13 @@ class Keeper:
             signal.signal(number, lambda *_: None)
         while True:
             self.now = time.monotonic()
-            self.act()
+            try:
+                self.act()
+            except OSError as error:  # no process or no memory now: there may be later
+                self.diary.note(f"{self.target}: {error}", "fault")
+                pause = plan.retry_in(max(1, self.attempts), self.end - self.now)
+                self.final, self.retry_at = False, self.now + pause
+                self.look_at = min(self.look_at, self.now + plan.POLL)
             if self.over and self.command is None:
                 break
             self.wait()
@@ -189,13 +191,13 @@ class Keeper:
         if self.command is not None:
             if self.command.over():
                 self.concluded(self.command)
-            elif self.gone and self.now - self.gone > LINGER:
+            elif self.gone and self.now - self.gone > back.LINGER:
                 self.over, self.command = self.over or "done", None
             elif self.final:
                 self.say_end()
             return
         if self.requeue_at:
-            self.put_back()
+            back.put_back(self)
             return
         if self.gone or self.over:
             self.over = self.over or "done"
@@ -223,11 +225,11 @@ class Keeper:
             poll.register(self.watched, select.POLLIN)
         if self.command is not None:
             poll.register(self.command.descriptor, select.POLLIN)
-            until = self.gone + LINGER if self.gone else float("inf")
+            until = self.gone + back.LINGER if self.gone else float("inf")
             if self.final:
-                until = min(until, self.now + OTHERS)
+                until = min(until, self.now + back.OTHERS)
         elif self.requeue_at:
-            until = self.now + OTHERS
+            until = self.now + back.OTHERS
         else:
             due = self.due if self.retry_at <= self.due else self.retry_at
             until = min(due, self.tick, self.look_at)
@@ -269,7 +271,7 @@ class Keeper:
         """Have it checkpointed and ended."""
         left = self.end - self.now
         if self.attempts and not plan.worth_trying(left, self.duration):
-            self.last_resort()
+            back.last_resort(self)
             return
         if not self.attempts:
             self.final_since = time.time()
@@ -340,7 +342,7 @@ class Keeper:
                 self.over = "requeued" if self.back() else "vacated"
             else:
                 self.diary.write("ended", why="vacated, for a requeue")
-                self.requeue_at = max(self.now, min(self.end - LAST, self.now + LINGER))
+                self.requeue_at = max(self.now, min(self.end - LAST, self.now + back.LINGER))
             return
         if self.gone:
             self.over = "done"
@@ -359,42 +361,3 @@ class Keeper:
         self.diary.note(
             f"{self.target}: the last checkpoint failed, it is tried again: {reason}", "last"
         )
-
-    def last_resort(self) -> None:
-        """No time is left for a checkpoint: go on from the generation before, if there is one."""
-        path = self.diary.generation()
-        self.due, self.given_up = float("inf"), self.facts.end or 0.0
-        if path is None:
-            self.diary.note(
-                f"{self.target}: no checkpoint could be made in time, and none was before"
-            )
-        elif not self.back():
-            self.diary.note(f"{self.target}: no checkpoint could be made in time; the last: {path}")
-        else:
-            self.diary.note(
-                f"{self.target}: no checkpoint could be made in time; put back, with {path}"
-            )
-            self.diary.end("requeued")
-            with suppress(PycrError):
-                if self.is_batch:
-                    home = Path(
-                        self.settings.checkpoint_dir or config.default_dir(self.site, self.job_id)
-                    )
-                    write_requeue(home, self.job_id, path)
-                commands.requeue(self.job_id)
-
-    def put_back(self) -> None:
-        """Put the job of a vacated step back, when its other kept steps are vacated too."""
-        if self.now < self.requeue_at and self.diary.others(self.job):
-            return
-        self.requeue_at, self.over = 0.0, "requeued"
-        try:
-            commands.requeue(self.job_id)
-        except PycrError as error:
-            self.diary.note(f"{self.target}: vacated, but not put back into the queue: {error}")
-            self.over = "vacated"
-        while not self.gone and time.monotonic() - self.now < LINGER:
-            time.sleep(OTHERS)  # its srun_cr waits for this, so that its script does not go on
-            with suppress(PycrError):
-                if commands.job(self.job_id).state != "RUNNING":
-                    break

@@ -12,6 +12,8 @@ import pytest
 from pycr import again, identity, image, removal
 from pycr.errors import GeometryError, ImageError, SlurmError
 from pycr.identity import VARIABLE
+from pycr.journal import Journal
+from pycr.keeper.diary import Diary
 from pycr.settings import by_hand, options
 from pycr.writer import Writer
 from tests.unit.test_image import write
@@ -184,6 +186,21 @@ def test_why_a_restart_failed(steps: Path) -> None:
         "0001",
         "0001.set-aside",
     ]
+
+
+def test_nothing_begins_anew_for_ever(tmp_path: Path) -> None:
+    """Nor is a job put back for ever that gets nothing done."""
+    path = write_of(tmp_path, "k.0", 1.0)
+    log = Journal(tmp_path, 12)
+    diary = Diary("12.0", log)
+    assert not again.in_vain(log.events(), "k.0") and diary.lives(path) == 0
+    log.append("note", text="it begins anew", anew="k.0")
+    log.append("restored", step="12.0", path=str(path))
+    assert not again.in_vain(log.events(), "k.0") and diary.lives(path) == 1
+    image.set_aside(path, "it was launched, and failed")
+    assert again.in_vain(log.events(), "k.0") and not again.in_vain(log.events(), "k.1")
+    log.append("restored", step="12.0", path=f"{path}/../0001")
+    assert diary.lives(path) == 2
 
 
 def test_set_aside_and_removed(tmp_path: Path) -> None:
