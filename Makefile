@@ -12,7 +12,7 @@ TIME := 60
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench faults fuzz load build clean
+.PHONY: help setup demo test lint bench faults fuzz load proofs build clean
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ $(FUZZ)/ready: requirements-fuzz.txt | setup
 
 load: setup  ## many tasks, nodes, steps and checkpoints, and a large task; NAMES="rounds large"
 	$(BIN)/python -m tests.load $(NAMES)
+
+proofs: setup  ## jobs through all that ends them, next to unbroken runs; NAMES="slots array"
+	$(BIN)/python -m tests.proofs $(NAMES)
 
 build: setup  ## the plugin alone, for the Slurm whose headers are installed
 	$(BIN)/python setup.py build_plugin
