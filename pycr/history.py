@@ -21,6 +21,7 @@ from pycr.slurm import Job, accounting
 from pycr.slurm.api import slurm
 
 LONGEST_CHAIN = 100  # jobs, each gone on from the one before
+SOON = 30.0  # seconds: less than Slurm's shortest time limit, more than clocks differ
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")
 
 
@@ -139,12 +140,17 @@ def _known(job_id: int, job: Job | None, rows: list[accounting.Row]) -> list[Kno
     submitted, start, end = (
         accounting.seconds(fields.get(name)) for name in ("SubmitTime", "StartTime", "EndTime")
     )
-    waits = job.state in WAITING
+    # Put back while its last life is still being cleaned up: start and end are made up, and move
+    # with each question. One that has ended has an end in the past.
+    completing = job.state == "COMPLETING"
+    put_back = completing and (end is None or end > time.time() + SOON)
+    waits = put_back or job.state in WAITING
     start = None if waits else start  # a guess
+    submitted = None if put_back else submitted  # the last life's
     if not waits and start is None:
         return found
     # While it runs, EndTime is when its time limit is over.
-    ended = None if job.running and job.state != "COMPLETING" else end
+    ended = None if job.running and not completing else end
     nodes = fields.get("NodeList", "").replace("(null)", "")
     last = Known(job_id, submitted, start, ended, job.state, nodes, waits)
     found = [each for each in found if not each.waits and not _is_same(each.start, start)]

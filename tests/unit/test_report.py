@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pycr import picture, report, report_json, report_text
+from pycr import history, picture, report, report_json, report_text
 from pycr.errors import UsageError
 from pycr.history import Report
 from pycr.journal import Event, Journal
 from pycr.report import FROZEN, LOST, QUEUED, RESTORE, RUN, Known, Life
-from pycr.slurm import accounting
+from pycr.slurm import Job, accounting
 from tests.unit.test_cli import pycr
 
 START = 1_000_000.0
@@ -297,3 +297,15 @@ def test_from_a_file(tmp_path: Path, form: str) -> None:
         assert "lost      1 min 40 s" in done.stdout
     else:
         assert file.read_bytes() and list(tmp_path.glob(".*")) == []
+
+
+def test_put_back_and_not_cleaned_up() -> None:
+    """scontrol then shows a start that is now, and an end that is the time limit from now."""
+    made = {"SubmitTime": START, "StartTime": time.time(), "EndTime": time.time() + 60}
+    fields = {name: f"{value:.0f}" for name, value in made.items()}
+    job = Job(7, "alice", 1000, "COMPLETING", fields)
+    (known,) = history._known(7, job, [])
+    assert (known.waits, known.submitted, known.start) == (True, None, None)
+    ended = {**fields, "EndTime": fields["StartTime"]}
+    (known,) = history._known(7, job._replace(fields=ended), [])
+    assert (known.waits, known.end) == (False, float(fields["StartTime"]))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Preempted six times by jobs of a higher partition, and put back into the queue each time; then
+the same in a partition whose preempted jobs are cancelled, where the keeper requeues it.
+
+There is no periodic checkpoint: every one is made in the grace time. The work ends by itself, so
+an unbroken run writes the same.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.login import Login
+
+from .job import Job, record, same, spell
+
+TIMES = {"spare": 6, "spare-cancel": 1}
+NODES = {"spare": "n0", "spare-cancel": "n1"}
+TURNS = 2
+ROUNDS, SECONDS = 300, 0.1  # of a turn
+SCRIPT = f"""#!/bin/bash
+for turn in {{1..{TURNS}}}; do
+    mkdir $turn; cd $turn
+    srun --cr -n4 ../proof.py 4 {ROUNDS} {SECONDS} | sort -s -n -k1,1 > ../sorted.$turn
+    echo "turn $turn: ${{PIPESTATUS[*]}}"
+    cd ..
+    cat $turn/file.* | cksum
+done
+"""
+OPTIONS = ("-N1", "-n4", "-t60")
+
+
+def run(alice: Login, out: Path) -> str:
+    whole = Job(alice, "unbroken", SCRIPT, *OPTIONS, "-w", "n2", victims=("proof.py",))
+    whole.start()
+    with ThreadPoolExecutor(len(TIMES)) as pool:
+        jobs = list(pool.map(lambda partition: broken(alice, partition), TIMES))
+    wanted = whole.over(300)
+    assert wanted.status == "0:0", wanted
+    said = []
+    for partition, job in zip(TIMES, jobs):
+        place = out / partition
+        place.mkdir()
+        totals = record(alice, job.job_id, place)
+        same(job.over(300), wanted)
+        assert totals["lives"] == TIMES[partition] + 1, totals
+        assert totals["lost"] == 0, totals
+        assert totals["checkpoints"] == TIMES[partition], totals
+        said.append(f"{partition}: {spell(totals)}")
+    return "; ".join(said)
+
+
+def broken(alice: Login, partition: str) -> Job:
+    """Run the job and preempt it, at other places of its work each time."""
+    node = NODES[partition]
+    words = ("--cr", "--requeue", "-p", partition, "-w", node)
+    job = Job(alice, partition, SCRIPT, *OPTIONS, *words, victims=("proof.py",))
+    job.start()
+    job.life(0)
+    for life in range(1, TIMES[partition] + 1):
+        preempt(alice, node)
+        job.life(life)
+        notes = [each["text"] for each in job.journal("note")]
+        assert sum("preempted" in each for each in notes) == life, notes
+    job.over(300)
+    return job
+
+
+def preempt(alice: Login, node: str) -> None:
+    """Have another job take a whole node, and wait until that is over."""
+    words = ["-p", "urgent", "-w", node, "-N1", "-n8", "-o", "/dev/null", "--wrap", "true"]
+    done = alice.run("sbatch", "--wait", *words, timeout=180)
+    assert done.returncode == 0, done.stderr
