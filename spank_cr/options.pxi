@@ -162,7 +162,9 @@ cdef int cr_option_keep(const char *arg) noexcept nogil:
 
 cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:
     """Take one option; a value that is wrong is said here, and Slurm then ends srun."""
-    if val == CR_OPT_BEFORE_END and arg == NULL:
+    # A value that is not there comes to the sruns of a script that was submitted with the option as
+    # "(null)" (Slurm 24.11).
+    if val == CR_OPT_BEFORE_END and (arg == NULL or strcmp(arg, b"(null)") == 0):
         arg = b"auto"
     if val == CR_OPT_CHECKPOINT_DIR or val == CR_OPT_RESTART_DIR or val == CR_OPT_HELPER:
         pass                             # these say themselves that there is none

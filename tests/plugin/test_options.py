@@ -104,7 +104,14 @@ def test_refuses_a_missing_time(host: Host) -> None:
 @pytest.mark.parametrize(
     "given",
     ["checkpoint=auto", "cr-before-end", "cr-before-end=auto", "cr-before-end=no"]
-    + ["cr-before-end=10", "cr-keep=1", "cr-name=a.b-C_9", "cr-fallback=fresh", "cr-skip-done"],
+    + [
+        "cr-before-end=(null)",
+        "cr-before-end=10",
+        "cr-keep=1",
+        "cr-name=a.b-C_9",
+        "cr-fallback=fresh",
+        "cr-skip-done",
+    ],
 )
 def test_takes(host: Host, given: str) -> None:
     run = host.run([*LOCAL, f"option {given}", "call init_post_opt"])

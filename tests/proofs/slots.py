@@ -21,13 +21,13 @@ SHORT = bool(os.environ.get("PROOF_SHORT"))
 SLOTS = 10
 TURNS = 4
 SECONDS = 0.2  # of a round
-ROUNDS = 150 if SHORT else 500  # of a turn
+ROUNDS = 150 if SHORT else 560  # of a turn
 CUT = 25  # seconds that are left to a life
 SCRIPT = f"""#!/bin/bash
 total=0
 for turn in {{1..{TURNS}}}; do
     mkdir $turn; cd $turn
-    srun --cr -n4 -N2 ../proof.py 4 {ROUNDS} {SECONDS} | sort -s -n -k1,1 > ../sorted.$turn
+    srun --cr ../proof.py 4 {ROUNDS} {SECONDS} | sort -s -n -k1,1 > ../sorted.$turn
     echo "turn $turn: ${{PIPESTATUS[*]}}"
     cd ..
     total=$((total + $(wc -l < sorted.$turn)))
@@ -35,15 +35,14 @@ for turn in {{1..{TURNS}}}; do
 done
 echo "$total lines"
 """
-PLACE = ("-N2", "-n4", "--exclude=n0")
-OPTIONS = ("--cr", "--requeue", "--checkpoint=0:15")
+OPTIONS = ("-N2", "-n4", "--exclude=n0", "--cr", "--requeue", "--checkpoint=0:15")
 LIMIT = ("-p", "spare", "-t60") if SHORT else ("-t1",)
 KILLED = 4  # the life in which a node is
 
 
 def run(alice: Login, out: Path) -> str:
-    whole = Job(alice, "unbroken", SCRIPT, *PLACE, "-t60", victims=("proof.py",))
-    job = Job(alice, "slots", SCRIPT, *PLACE, *OPTIONS, *LIMIT, victims=("proof.py",))
+    whole = Job(alice, "unbroken", SCRIPT, "-n4", "-w", "n0", "-t60", victims=("proof.py",))
+    job = Job(alice, "slots", SCRIPT, *OPTIONS, *LIMIT, victims=("proof.py",))
     whole.start()
     job.start()
     root = alice.cluster.node("n0")
