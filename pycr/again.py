@@ -318,7 +318,7 @@ class Script:
         """Put the job back into the queue; return what to say."""
         try:
             commands.requeue(self.job_id)
-        except SlurmError as error:
+        except PycrError as error:
             text = f"{text}, which failed: {error}"
         note(self.journal, "note", step=self.name, text=text, **more)
         return text

@@ -307,10 +307,17 @@ def kill_step(job_id: int, step_id: int) -> None:
 
 
 def cancel(job_id: int) -> None:
-    """End a job at once. Raises SlurmError."""
-    run("scancel", str(job_id))
+    """End a job at once. Raises SlurmError, NoSuchJob."""
+    run("scancel", _alone(job_id))
 
 
 def requeue(job_id: int) -> None:
-    """Put a running job back into the queue, under the same id. Raises SlurmError."""
-    run("scontrol", "requeue", str(job_id))
+    """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
+    run("scontrol", "requeue", _alone(job_id))
+
+
+def _alone(job_id: int) -> str:
+    """Return a job's name for commands that take the id of an array's last task for the array."""
+    found = job(job_id).fields
+    task = found.get("ArrayTaskId")
+    return f"{found['ArrayJobId']}_{task}" if task and "ArrayJobId" in found else str(job_id)

@@ -7,7 +7,6 @@ Owns the files that a proof leaves: report.json and report.svg (pycr report), jo
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,7 @@ class Job(Scripted):
 
     def journal(self, *events: str) -> list[dict[str, Any]]:
         """Return the events of its journal with one of these names, or all."""
-        path = self.login.cluster.shared / "home" / self.login.user / "checkpoint/.journal"
-        path /= self.job_id
-        lines = path.read_text().splitlines() if path.exists() else []
-        found = [json.loads(line) for line in lines]
+        found = journal(self.login, self.job_id)
         return [each for each in found if not events or each["event"] in events]
 
     def runs(self, restarts: int) -> bool:
@@ -68,6 +64,19 @@ class Job(Scripted):
         return self.left()
 
 
+def journal_path(login: Login, job_id: str) -> Path:
+    """Return where the journal of a user's job is."""
+    home: Path = login.cluster.shared / "home" / login.user
+    return home / "checkpoint/.journal" / job_id
+
+
+def journal(login: Login, job_id: str) -> list[dict[str, Any]]:
+    """Return the events of a job's journal."""
+    path = journal_path(login, job_id)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def same(found: Left, wanted: Left) -> None:
     """See that a run has left what the unbroken one has, byte by byte."""
     assert found.status == wanted.status, f"status {found.status}, not {wanted.status}: {found.log}"
@@ -87,8 +96,7 @@ def record(login: Login, job_id: str, out: Path) -> dict[str, float]:
     (out / "report.json").write_text(done.stdout)
     (out / "report.svg").write_bytes((login.place / "report.svg").read_bytes())
     (login.place / "report.svg").unlink()
-    home = login.cluster.shared / "home" / login.user
-    (out / "journal").write_bytes((home / "checkpoint/.journal" / job_id).read_bytes())
+    (out / "journal").write_bytes(journal_path(login, job_id).read_bytes())
     value = json.loads(done.stdout)
     totals: dict[str, float] = {**value["totals"], "lives": len(value["lives"])}
     return totals
@@ -105,10 +113,3 @@ def spell(totals: dict[str, float]) -> str:
         f"overhead {100 * totals['overhead'] / used:.1f} %",
     ]
     return ", ".join(words)
-
-
-def jobs_of_array(login: Login, job_id: str) -> dict[int, str]:
-    """Return the job ids of an array's tasks, by their numbers."""
-    out = login.run("scontrol", "-o", "show", "job", job_id).stdout
-    found = re.findall(r"^JobId=(\d+) .*?ArrayTaskId=(\d+)\s", out, re.MULTILINE)
-    return {int(task): job for job, task in found}
