@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr import config, image, protocol, record
-from pycr.errors import GeometryError, ImageError, PycrError, RestoreFailed, SlurmError
+from pycr.errors import GeometryError, ImageError, PycrError, RestoreFailed
 from pycr.journal import Event, Journal
 from pycr.manifest import Manifest
 from pycr.requeue import forget_requeue
