@@ -62,9 +62,9 @@ class Kept:
         seen = self.login.read(out).count("\n")
         until("its task to go on", lambda: self.login.read(out).count("\n") > seen + 1, 60)
 
-    def preempt(self) -> None:
+    def preempt(self, node: str = NODE) -> None:
         """Have another job take its node, and wait until that job is over."""
-        words = ["-p", "urgent", "-w", NODE, "-N1", "-n8", "--wrap", "true"]
+        words = ["-p", "urgent", "-w", node, "-N1", "-n8", "--wrap", "true"]
         done = self.login.run("sbatch", "--wait", "-o", "/dev/null", *words, timeout=60)
         assert done.returncode == 0, done.stderr
 
@@ -172,3 +172,35 @@ wait
     until("the keepers to end", lambda: not keepers(alice))
     for name in ("out.0", "other/out"):
         gapless(alice.read(name), 1)
+
+
+def test_array(alice: Login) -> None:
+    """The task that has the array's id is preempted: it goes on, and it alone was put back."""
+    script = f"""#!/bin/bash
+mkdir -p $SLURM_ARRAY_TASK_ID
+cd $SLURM_ARRAY_TASK_ID
+srun --cr -n1 {alice.victim("tick.py")} >> out
+"""
+    words = ["--parsable", "--array=1-2", "--exclude=n0,n3", "-n5", "-t60", "-p", "spare"]
+    words += ["--cr", "--cr-before-end", "--requeue", "--open-mode=append"]
+    job = alice.run("sbatch", *words, input=script, env=SLOWLY).stdout.strip()
+    until("both to tick", lambda: alice.read("1/out") and alice.read("2/out"))
+
+    def rows() -> dict[str, dict[str, str]]:
+        found = {}
+        for line in alice.run("scontrol", "-o", "show", "job", job).stdout.splitlines():
+            row = dict(word.split("=", 1) for word in line.split() if "=" in word)
+            found[row["JobId"]] = row
+        return found
+
+    kept = Kept(alice, job)
+    until("its keeper", lambda: kept.events("life"))
+    kept.preempt(rows()[job]["NodeList"])
+    until("it to go on", lambda: kept.events("restored"), 60)
+    assert rows().pop(job)["Restarts"] == "1"
+    assert [row["Restarts"] for name, row in rows().items() if name != job] == ["0"]
+    for each in ("1", "2"):
+        (alice.place / each / "stop").touch()
+    until("their end", lambda: all("pause" in alice.read(f"{each}/out") for each in "12"))
+    for each in ("1", "2"):
+        gapless(alice.read(f"{each}/out"), 1)
