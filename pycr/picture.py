@@ -3,8 +3,8 @@
 
     job 4711 (relax), alice: 2 lives in 40 min
     [] queued  [] restored  [] run  [] frozen  [] lost
-    1 4711 n0   ----[######|######|####xxx]
-    2 4711 n1                           ---[+####|######]
+    1 job 4711  ----[######|######|####xxx]
+    2 job 4711                          ---[+####|######]
                 +---------+---------+---------+---------+
                 0       10 min    20 min    30 min    40 min
     useful 30 min (83.3 %)    overhead ...
@@ -128,7 +128,7 @@ def _row(
     shapes: list[Shape], y: float, number: int, life: Life, began: float, scale: float
 ) -> None:
     middle = y + ROW / 2 - 2
-    shapes.append(Text(20, middle, f"{number}   {life.job_id}"))
+    shapes.append(Text(20, middle, f"{number}   job {life.job_id}"))
     where = f"{life.nodes}  " if life.nodes else ""
     shapes.append(Text(20, middle + 14, _short(f"{where}{state(life)}", 26), SMALL, "faint"))
     for kind in (QUEUED, RUN, LOST, RESTORE, FROZEN):
