@@ -28,6 +28,7 @@ FRESH = ""  # went on from nothing: began at the beginning
 SAME = 2.0  # seconds by which two tell the start of one life differently: Slurm has whole ones
 AHEAD = 60.0  # seconds that a node's clock may be before this one's
 DONE = "COMPLETED"
+GONE = "done"  # a keeper's word: what it looked after is no more, for a reason it does not know
 
 
 class Known(NamedTuple):
@@ -239,6 +240,7 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
             made.why = life.why if life.running else ""
             life.end, life.running, life.why = math.inf, False, "vacated"
         life = made
+    whole = str(event.get("step")).endswith(".batch")
     life.last_sign = max(life.last_sign, when)
     if what == "began":
         life.closed = None  # of two steps only one was vacated
@@ -251,8 +253,11 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
     elif what == "note":
         life.notes.append(str(event.get("text", "")))
     elif what == "ended":
-        life.closed = when
-        life.why = str(event.get("why") or life.why)
+        why = str(event.get("why") or "")
+        if why != GONE:
+            life.closed, life.why = when, why or life.why
+        elif whole:  # of its steps one may be gone, and the next begin
+            life.closed, life.why = when, life.why or GONE
     else:
         path = event.get(_SOURCE[what])
         if isinstance(path, str) and not life.source:
@@ -260,7 +265,7 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
         elif what == "life" and life.source is None:
             life.source = FRESH
         # A step's is told when that is known for sure, which may be at its end.
-        if what == "restored" and str(event.get("step")).endswith(".batch"):
+        if what == "restored" and whole:
             life.restored = life.restored or when
         if isinstance(event.get("nodes"), str):
             life.nodes = life.nodes or event["nodes"]
@@ -309,6 +314,8 @@ def _end(lives: list[Life], now: float) -> None:
                 life.end, life.end_known = max(life.start, life.last_sign), False
         if after is not None:
             life.end = min(life.end, after.start)
+            if life.why in ("", GONE):
+                life.why = "requeued"  # by whomever: it was started again
         life.end = max(life.start, min(life.end, now + AHEAD))
 
 

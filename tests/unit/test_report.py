@@ -80,7 +80,7 @@ def test_three_lives(tmp_path: Path, tell: Any) -> None:
         [(QUEUED, 150, 200), (RESTORE, 200, 210), (RUN, 210, 300), (FROZEN, 300, 304)],
         [(QUEUED, 305, 400), (RUN, 400, 500)],
     ]
-    assert [life.why for life in lives] == ["", "requeued", "RUNNING"]
+    assert [life.why for life in lives] == ["requeued", "requeued", "RUNNING"]
     assert [(life.source, life.assumed) for life in lives] == [
         ("", False), ("/d/7.batch/0001", False), (None, False),
     ]  # fmt: skip
@@ -140,6 +140,20 @@ def test_without_a_keeper(tmp_path: Path, tell: Any) -> None:
     ]
     assert report_text.state(lives[2]) == "queued"
     assert report.totals(lives)["unsaved"] == 9.5
+
+
+def test_a_keeper_does_not_know_why(tmp_path: Path, tell: Any) -> None:
+    """Its "done" is nobody's end where other steps follow, and says less than Slurm does."""
+    for after, step in ((1, "7.0"), (21, "7.1")):
+        tell(after, "life", step=step, since=str(START), generation="")
+        tell(after + 10, "ended", step=step, why="done")
+    tell(40, "ended", step="7.batch", why="done")
+    tell(61, "life", step="7.batch", since=str(START + 60), generation="/d/7.batch/0001")
+    tell(90, "ended", step="7.batch", why="done")
+    known = [Known(7, START + 50, START + 60, START + 100, "COMPLETED", "n0")]
+    lives = report.build([(7, read(tmp_path), known)], NOW)
+    assert [(life.start - START, life.why) for life in lives] == [(0, "requeued"), (60, "COMPLETED")]
+    assert report.totals(lives)["unsaved"] == 0
 
 
 def test_a_step_that_goes_on_in_its_allocation(tmp_path: Path, tell: Any) -> None:
