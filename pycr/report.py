@@ -260,8 +260,10 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
             life.closed, life.why = when, life.why or GONE
     else:
         path = event.get(_SOURCE[what])
-        if isinstance(path, str) and not life.source:
-            life.source = path  # the first: later steps have checkpoints of their own
+        if isinstance(path, str) and (not life.source or (what == "restored" and whole)):
+            # The first: later steps have checkpoints of their own. But what a keeper was told that
+            # the script would go on from may have been set aside.
+            life.source = path
         elif what == "life" and life.source is None:
             life.source = FRESH
         # A step's is told when that is known for sure, which may be at its end.

@@ -61,8 +61,8 @@ def test_three_lives(tmp_path: Path, tell: Any) -> None:
     tell(99, "began", id="7/1", steps=["7.batch"], since=str(START), submitted=str(START - 10))
     tell(102, "committed", **commit(1))
     tell(152, "failed", id="x", steps=["7.batch"], code=1, message="no space")
-    tell(210, "restored", step="7.batch", path="/d/7.batch/0001")
-    tell(211, "life", step="7.batch", since=str(START + 200), generation="/d/7.batch/0001")
+    tell(209, "life", step="7.batch", since=str(START + 200), generation="/d/7.batch/0003")
+    tell(210, "restored", step="7.batch", path="/d/7.batch/0001")  # 0003 was damaged
     tell(290, "restored", step="7.3", path="/d/7.1/0004")  # a step, told of late
     tell(302, "committed", **commit(2, vacate=True))
     tell(304, "ended", step="7.batch", why="requeued")
