@@ -152,7 +152,10 @@ def test_a_keeper_does_not_know_why(tmp_path: Path, tell: Any) -> None:
     tell(90, "ended", step="7.batch", why="done")
     known = [Known(7, START + 50, START + 60, START + 100, "COMPLETED", "n0")]
     lives = report.build([(7, read(tmp_path), known)], NOW)
-    assert [(life.start - START, life.why) for life in lives] == [(0, "requeued"), (60, "COMPLETED")]
+    assert [(life.start - START, life.why) for life in lives] == [
+        (0, "requeued"),
+        (60, "COMPLETED"),
+    ]
     assert report.totals(lives)["unsaved"] == 0
 
 
