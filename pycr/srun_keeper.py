@@ -82,6 +82,13 @@ class StepKeeper:
         os.set_blocking(1, True)
         if not self.say:
             os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+        # Who reads a pipe of the user's is not to wait for the keeper's end.
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                try:
+                    os.close(int(name))
+                except OSError:  # the one that lists them
+                    pass
         os.chdir("/")
         os.execve(words[0], words, commands.environment(for_reading=False))
 
