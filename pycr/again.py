@@ -47,9 +47,10 @@ def in_vain(events: list[Event], key: str) -> bool:
     """Tell whether a step (key) or a script ("batch") has begun anew before, and since then nothing
     could be restored: it would do so for ever."""
     for event in reversed(events):
-        path = event.get("path")
-        if event["event"] == "restored" and isinstance(path, str) and not image.aside(Path(path)):
-            return False
+        if event["event"] == "restored":
+            with suppress(ValueError):  # no path
+                if not image.aside(Path(str(event.get("path")))):
+                    return False
         if event["event"] == "note" and event.get("anew") == key:
             return True
     return False

@@ -54,6 +54,7 @@ DIRECTORY = ".journal"
 MAX_SIZE = 64 << 20  # bytes that are read of one
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LONGEST = 1000  # characters of a message that are kept
+LONGEST_INT = 24  # and of a number
 
 Event = dict[str, Any]
 
@@ -176,10 +177,17 @@ class Journal:
             raise AccessDenied(f"{self.path}: it is {what}: what it says cannot be relied upon")
 
 
+def _int(text: str) -> int:
+    """Return a number; pycr writes none that is longer, and a float could not hold it."""
+    if len(text) > LONGEST_INT:
+        raise ValueError(f"{text:.20}...: no number of the journal's")
+    return int(text)
+
+
 def _parse(data: bytes) -> Iterator[Event]:
     for line in data.split(b"\n"):
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_int=_int)
         except (ValueError, RecursionError):
             continue
         if (

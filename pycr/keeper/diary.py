@@ -42,8 +42,12 @@ class Diary:
     def lives(self, generation: Path) -> int:
         """Return how many lives of the job have gone on from a generation."""
         real = os.path.realpath(generation)
-        paths = [each.get("path") for each in self.events() if each["event"] == "restored"]
-        return sum(isinstance(each, str) and os.path.realpath(each) == real for each in paths)
+        count = 0
+        for each in self.events():
+            with suppress(ValueError):  # no path
+                if each["event"] == "restored":
+                    count += os.path.realpath(str(each.get("path"))) == real
+        return count
 
     def vacated(self, since: float) -> bool:
         """Tell whether the target was checkpointed to be ended, since a time of the epoch."""

@@ -50,6 +50,7 @@ def test_torn_lines_are_passed_over(tmp_path: Path) -> None:
         file.write(b'{"time": 1, "event": "no')
     journal.append("note", text="two")
     with journal.path.open("ab") as file:
+        file.write(b'{"event": "x", "time": 1, "seconds": 1' + b"0" * 400 + b"}\n")
         file.write(
             b'[]\n{"event": 3, "time": 1}\n{"time": true, "event": "x"}\n\xff\n' + b"[" * 10**5
         )
