@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from contextlib import suppress
 
-from pycr.errors import PycrError
+from pycr import config, record
+from pycr.errors import PycrError, SlurmError
+from pycr.keeper.diary import Diary
 from pycr.keeper.process import Keeper
 from pycr.settings import Settings
+
+PAUSE = 10.0  # seconds between attempts to begin
 
 
 def main() -> int:
@@ -20,14 +25,29 @@ def main() -> int:
         made = Keeper(target, watch, Settings(settings), *generation)
     except ProcessLookupError:
         return 0  # what it was to look after has ended already
-    try:
-        if made.begin():
-            made.run()
-    except (PycrError, OSError) as error:
-        with suppress(OSError):
-            os.write(2, f"pycr: {target}: it has no keeper: {error}\n".encode(errors="replace"))
-        return 1
-    return 0
+    said = ""
+    while True:
+        try:
+            if made.begin():
+                made.run()
+            return 0
+        except (PycrError, OSError) as error:
+            again = type(error) is SlurmError  # slurmctld is down or busy, for now
+            if str(error) != said:
+                tell(target, f"it has no keeper{' yet' if again else ''}: {error}")
+            said = str(error)
+        if not again:
+            return 1
+        if select.select([made.watched], [], [], PAUSE)[0]:
+            return 1  # its end, or a word of its parent's, which then hears that it is alone
+
+
+def tell(target: str, text: str) -> None:
+    """Tell the user, and the journal: a batch job's keeper has nobody else to tell."""
+    kept = None
+    with suppress(PycrError):
+        kept = record.of_job(config.site(), int(target.partition(".")[0]))
+    Diary(target, kept).note(f"{target}: {text}")
 
 
 if __name__ == "__main__":

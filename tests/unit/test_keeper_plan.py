@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -170,3 +173,16 @@ def test_step_in_a_job_with_a_keeper(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CR_KEEPER", kept)
     assert wanted(given) == left
+
+
+def test_a_keeper_waits_for_slurm(tmp_path: Path) -> None:
+    """Without an answer it says so, goes on asking, and ends with what it is to look after."""
+    words = [sys.executable, "-m", "pycr.keeper", "12.0", "-", "checkpoint=60"]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env={"PATH": str(tmp_path)}
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        assert b"pycr: 12.0: it has no keeper yet: scontrol: not found" in process.stderr.readline()
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(30) == 1
