@@ -12,6 +12,8 @@ import json
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -574,3 +576,27 @@ def test_srun_that_is_not_there(tmp_path: Path) -> None:
     line = owner.process.stderr.readline()
     owner.kill()
     assert line == b"srun_cr: couldn't execute /nonexistent/srun: No such file or directory\n"
+
+
+ASKED = """
+import os
+from pycr.srun_cr_job import JobWrapper
+wrapper = JobWrapper("/bin/true", [])
+wrapper.image = "/12.0/0001"
+for message in (
+    {"do": "checkpoint", "id": "a"},
+    {"do": "step", "words": ["12", "3"]},
+    {"do": "checkpoint", "id": "b"},
+):
+    wrapper.hear(message)
+    if message["do"] == "checkpoint":
+        print(os.read(wrapper.mailbox._reply_read, 4096).decode(), end="")
+"""
+
+
+def test_what_is_yet_to_go_on_from_an_image_is_not_dumped() -> None:
+    """Restored, its srun_cr would know of no step, and begin it anew."""
+    run = subprocess.run([sys.executable, "-c", ASKED], cwd=ROOT, capture_output=True, check=True)
+    first, second = (json.loads(line) for line in run.stdout.splitlines())
+    assert first["event"] == "later" and "/12.0/0001" in first["reason"]
+    assert (second["event"], second["step"]) == ("ready", "12.3")
