@@ -8,17 +8,32 @@
 # As the user, without a capability, a descriptor or a variable of the script's.
 
 
+cdef bint cr_keeper_of_steps(spank_t sp) noexcept nogil:
+    """Tell whether a job's script cannot be checkpointed yet: that of an array, or heterogeneous.
+
+    Variables that say so may be of another job: that in whose script sbatch was run.
+    """
+    cdef char value[32]
+    cdef char job[12]
+    cdef uint32_t number = 0
+    if (spank_get_item(sp, S_JOB_ARRAY_ID, &number) == ESPANK_SUCCESS and
+            number != 0 and number != NO_VAL):
+        return True
+    if (spank_getenv(sp, b"SLURM_HET_SIZE", value, sizeof(value)) != ESPANK_SUCCESS or
+            spank_get_item(sp, S_JOB_ID, &number) != ESPANK_SUCCESS):
+        return False
+    snprintf(job, sizeof(job), b"%u", number)
+    return (spank_getenv(sp, b"SLURM_JOB_ID_HET_GROUP_0", value,
+                         sizeof(value)) != ESPANK_SUCCESS or strcmp(value, job) == 0)
+
+
 cdef bint cr_keeper_wanted(spank_t sp) noexcept nogil:
     """Tell whether a batch job asks for a keeper; whether there is something to do, it sees itself.
 
     Not for scripts that cannot be checkpointed yet: their steps have keepers of their own.
     """
-    cdef char value[32]
-    if (spank_getenv(sp, b"SLURM_ARRAY_JOB_ID", value, sizeof(value)) == ESPANK_SUCCESS or
-            spank_getenv(sp, b"SLURM_HET_SIZE", value, sizeof(value)) == ESPANK_SUCCESS):
-        return False
-    return options.cr and config.fault[0] == 0 and (options.checkpoint != 0 or
-                                                    options.before_end != CR_NEVER)
+    return options.cr and config.fault[0] == 0 and not cr_keeper_of_steps(sp) and (
+        options.checkpoint != 0 or options.before_end != CR_NEVER)
 
 
 cdef void cr_keeper_exec(uint32_t job_id, pid_t watch) noexcept nogil:

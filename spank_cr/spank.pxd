@@ -21,6 +21,7 @@ cdef extern from "<slurm/spank.h>" nogil:
         S_JOB_TOTAL_TASK_COUNT
         S_JOB_ARGV
         S_JOB_ENV
+        S_JOB_ARRAY_ID
         S_TASK_ID
         S_TASK_GLOBAL_ID
 

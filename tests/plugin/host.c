@@ -8,7 +8,8 @@
  *
  *   context C           local, allocator, remote or slurmd
  *   arg KEY=VALUE       a word of the plugin's line in plugstack.conf
- *   item NAME NUMBER    uid, job, step, tasks, task or global; spank_get_item fails for others
+ *   item NAME NUMBER    uid, job, array, step, tasks, task or global; spank_get_item fails for
+ *                       others
  *   word WORD           of the job's command line; without any, spank_get_item fails for it
  *   jobenv NAME=VALUE   in the job's environment, which spank_getenv reads
  *   nojobenv            spank_get_item fails for the job's environment from here on

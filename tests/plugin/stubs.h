@@ -8,6 +8,7 @@
 static const struct { const char *name; spank_item_t item; } names[] = {
 	{"job", S_JOB_ID},   {"step", S_JOB_STEPID},      {"tasks", S_JOB_TOTAL_TASK_COUNT},
 	{"task", S_TASK_ID}, {"global", S_TASK_GLOBAL_ID}, {"uid", S_JOB_UID},
+	{"array", S_JOB_ARRAY_ID},
 };
 static struct { bool set; uint32_t value; } items[ROOM];
 static spank_context_t context = S_CTX_ERROR;

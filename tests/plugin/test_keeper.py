@@ -79,10 +79,23 @@ def test_for_cr_alone(host: Host, python: Path) -> None:
     assert argv[2:] == ["", ""]
 
 
-def test_a_job_array_has_none(host: Host, python: Path) -> None:
-    run = host.run(script(python, "jobenv SLURM_ARRAY_JOB_ID=6", options=("cr", "checkpoint=1")))
+HET = "jobenv SLURM_HET_SIZE=2"
+
+
+@pytest.mark.parametrize(
+    "more", [["item array 6"], [HET], [HET, "jobenv SLURM_JOB_ID_HET_GROUP_0=7"]]
+)
+def test_a_job_array_has_none(host: Host, python: Path, more: list[str]) -> None:
+    """Nor has a heterogeneous job."""
+    run = host.run(script(python, *more, options=("cr", "checkpoint=1")))
     assert "command" in run.lines
     assert not [line for line in run.all("spank_setenv") if "SLURM_CR_KEEPER" in line]
+
+
+def test_a_job_that_an_array_has_submitted(host: Host, python: Path) -> None:
+    """It has the variables of the other job, and a keeper."""
+    more = ["item array 0", "jobenv SLURM_ARRAY_JOB_ID=6", HET, "jobenv SLURM_JOB_ID_HET_GROUP_0=6"]
+    started(host.run(script(python, *more, options=("cr",))), python)
 
 
 @pytest.mark.parametrize("options", [(), ("cr", "cr-before-end=no"), ("checkpoint=1",)])
