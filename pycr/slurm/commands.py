@@ -308,16 +308,41 @@ def kill_step(job_id: int, step_id: int) -> None:
 
 def cancel(job_id: int) -> None:
     """End a job at once. Raises SlurmError, NoSuchJob."""
-    run("scancel", _alone(job_id))
+    run("scancel", _alone(job(job_id)))
 
 
 def requeue(job_id: int) -> None:
     """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
-    run("scontrol", "requeue", _alone(job_id))
+    found = job(job_id)
+    if put_back_by_slurm(found):
+        run("scancel", "--batch", "--signal=KILL", _alone(found))
+    else:
+        run("scontrol", "requeue", _alone(found))
 
 
-def _alone(job_id: int) -> str:
+def put_back_by_slurm(found: Job) -> bool:
+    """Tell whether to end a preempted job's script is the better way to have the job put back.
+
+    Slurm keeps that it has signalled a job in its GraceTime until the script ends, over requeues
+    too: one put back by scontrol is put back once more when it has run to its end. It puts back
+    itself one whose script ends in the GraceTime, but holds it when it has done so MaxBatchRequeue
+    times, which BatchFlag counts; two are left for failed launches. (Slurm 24.11, 26.05:
+    _slurm_rpc_complete_batch_script, _handle_requeue_limit.) Raises SlurmError.
+    """
+    preempted, start = (found.fields.get(each, "") for each in ("PreemptTime", "StartTime"))
+    if not (preempted.isdigit() and start.isdigit() and int(preempted) >= int(start)):
+        return False
+    settings = configuration()
+    if settings.get("PreemptType") != "preempt/partition_prio":
+        return False
+    most, already = settings.get("MaxBatchRequeue", ""), found.fields.get("BatchFlag", "")
+    if not (most.isdigit() and already.isdigit() and int(already) + 2 <= int(most)):
+        return False
+    text = run("scontrol", "-o", "show", "partition", found.fields.get("Partition", ""))
+    return fields(text).get("PreemptMode") == "REQUEUE"
+
+
+def _alone(found: Job) -> str:
     """Return a job's name for commands that take the id of an array's last task for the array."""
-    found = job(job_id).fields
-    task = found.get("ArrayTaskId")
-    return f"{found['ArrayJobId']}_{task}" if task and "ArrayJobId" in found else str(job_id)
+    task, array = found.fields.get("ArrayTaskId"), found.fields.get("ArrayJobId")
+    return f"{array}_{task}" if task and array else str(found.job_id)

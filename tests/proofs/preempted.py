@@ -62,7 +62,7 @@ def broken(alice: Login, partition: str) -> Job:
         preempt(alice, node)
         job.life(life)
         notes = [each["text"] for each in job.journal("note")]
-        assert sum("preempted" in each for each in notes) == life, notes
+        assert sum("the job is preempted" in each for each in notes) == life, notes
     job.over(300)
     return job
 
