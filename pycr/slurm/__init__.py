@@ -37,6 +37,12 @@ class Geometry(NamedTuple):
     overcommit: bool = False
 
 
+def job_state(text: str) -> str:
+    """Return a job's state. While Slurm does something to a running job, it says that in its place:
+    SIGNALING while a SIGCONT is on its way, with which each preemption begins."""
+    return "RUNNING" if text in ("SIGNALING", "RESIZING") else text
+
+
 class Job(NamedTuple):
     """A job; `fields` are scontrol's own."""
 

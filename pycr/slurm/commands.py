@@ -22,7 +22,7 @@ from pycr.errors import (
     NotSupported,
     SlurmError,
 )
-from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step
+from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step, job_state
 
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
 _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
@@ -113,7 +113,7 @@ def job(job_id: int) -> Job:
         raise
     except (KeyError, StopIteration, ValueError) as error:
         raise SlurmError(f"scontrol show job {job_id}: not understood: {error}") from error
-    return Job(job_id, user, uid, found.get("JobState", ""), found)
+    return Job(job_id, user, uid, job_state(found.get("JobState", "")), found)
 
 
 def jobs() -> dict[int, Job]:
@@ -123,7 +123,7 @@ def jobs() -> dict[int, Job]:
         with suppress(KeyError, ValueError):
             user, uid = _user(line["UserId"])
             job_id = int(line["JobId"])
-            found[job_id] = Job(job_id, user, uid, line.get("JobState", ""), line)
+            found[job_id] = Job(job_id, user, uid, job_state(line.get("JobState", "")), line)
     return found
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any, Callable, TypeVar, cast
 
 from pycr.errors import AlreadyDone, NoSuchJob, PycrError, SlurmError
-from pycr.slurm import BATCH, Job, Layout, Step, commands
+from pycr.slurm import BATCH, Job, Layout, Step, commands, job_state
 
 TRIAL = 5  # seconds for libslurm to read its configuration
 NO_AUTO_INIT = "PYSLURM_DISABLE_AUTO_INIT"
@@ -149,7 +149,7 @@ def job(job_id: int) -> Job:
     if found.gres_per_node:
         raise Unanswered("a job with generic resources, whose spelling is scontrol's")
     user = found.user_name
-    return Job(job_id, user, found.user_id, found.state, dict(_job_fields(found, user)))
+    return Job(job_id, user, found.user_id, job_state(found.state), dict(_job_fields(found, user)))
 
 
 def _job_fields(found: Any, user: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from .job import Job, record, same, spell
 TIMES = {"spare": 6, "spare-cancel": 1}
 NODES = {"spare": "n0", "spare-cancel": "n1"}
 TURNS = 2
-ROUNDS, SECONDS = 300, 0.1  # of a turn
+ROUNDS, SECONDS = 1100, 0.1  # of a turn
 SCRIPT = f"""#!/bin/bash
 for turn in {{1..{TURNS}}}; do
     mkdir $turn; cd $turn
@@ -36,14 +36,14 @@ def run(alice: Login, out: Path) -> str:
     whole.start()
     with ThreadPoolExecutor(len(TIMES)) as pool:
         jobs = list(pool.map(lambda partition: broken(alice, partition), TIMES))
-    wanted = whole.over(300)
+    wanted = whole.over(900)
     assert wanted.status == "0:0", wanted
     said = []
     for partition, job in zip(TIMES, jobs):
         place = out / partition
         place.mkdir()
         totals = record(alice, job.job_id, place)
-        same(job.over(300), wanted)
+        same(job.over(900), wanted)
         assert totals["lives"] == TIMES[partition] + 1, totals
         assert totals["lost"] == 0, totals
         assert totals["checkpoints"] == TIMES[partition], totals
@@ -63,7 +63,7 @@ def broken(alice: Login, partition: str) -> Job:
         job.life(life)
         notes = [each["text"] for each in job.journal("note")]
         assert sum("the job is preempted" in each for each in notes) == life, notes
-    job.over(300)
+    job.over(900)
     return job
 
 
