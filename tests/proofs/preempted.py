@@ -2,8 +2,10 @@
 """Preempted six times by jobs of a higher partition, and put back into the queue each time; then
 the same in a partition whose preempted jobs are cancelled, where the keeper requeues it.
 
-There is no periodic checkpoint: every one is made in the grace time. The work ends by itself, so
-an unbroken run writes the same.
+There is no periodic checkpoint: every one is made in the grace time. After the third preemption
+Slurm's MaxBatchRequeue leaves no other way back into the queue than `scontrol requeue`, for which
+Slurm starts the job once more when it has ended (docs/walltime.md): that is a life more, and its
+work is lost; what the job leaves is the same.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from tests.login import Login
 from .job import Job, record, same, spell
 
 TIMES = {"spare": 6, "spare-cancel": 1}
+PUT_BACK_BY_SLURM = 3  # with a MaxBatchRequeue of 5
 NODES = {"spare": "n0", "spare-cancel": "n1"}
 TURNS = 2
 ROUNDS, SECONDS = 1100, 0.1  # of a turn

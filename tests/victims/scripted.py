@@ -16,7 +16,7 @@ from tests.login import VICTIMS, Login, until
 
 SCRIPT, LOG = "script", "log"
 NODES = 4
-ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 ASK = 0.25  # seconds between questions to Slurm: several jobs are waited for at once
 # What Slurm adds to a job's output: when the job is ended, and while a step's CPUs are busy yet.
 SLURM_SAYS = re.compile(
