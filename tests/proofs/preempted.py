@@ -21,7 +21,7 @@ TIMES = {"spare": 6, "spare-cancel": 1}
 PUT_BACK_BY_SLURM = 3  # with a MaxBatchRequeue of 5
 NODES = {"spare": "n0", "spare-cancel": "n1"}
 TURNS = 2
-ROUNDS, SECONDS = 1100, 0.1  # of a turn
+ROUNDS, SECONDS = 700, 0.1  # of a turn
 SCRIPT = f"""#!/bin/bash
 for turn in {{1..{TURNS}}}; do
     mkdir $turn; cd $turn
