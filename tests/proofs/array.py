@@ -60,8 +60,8 @@ def run(alice: Login, out: Path) -> str:
     assert not odd, f"not as unbroken: {sorted(odd)}; lives {lives}"
     assert len(wanted) == TASKS * 3, sorted(wanted)
     assert {row["ExitCode"] for row in tasks(job)} == {"0:0"}
-    assert lives.count(1) < TASKS // 2 and max(lives) == 3, lives
-    counts = ", ".join(f"{lives.count(number)} in {number}" for number in (1, 2, 3))
+    assert lives.count(1) < TASKS // 2 and max(lives) > 2, lives  # the node may be another by then
+    counts = ", ".join(f"{lives.count(number)} in {number}" for number in sorted({*lives}))
     return f"{TASKS} tasks, by lives: {counts}; frozen {kept:.1f} s in all"
 
 
