@@ -30,6 +30,11 @@ LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 NOTHING_HELD = 2  # the same, where none was told to freeze anything
 SLURM_ANSWERS = 3.0  # seconds to wait for Slurm to end helpers
 HEAR_OUT = 1.0
+# What slurmctld says of a step that wants no memory where one of its nodes has not yet answered it
+# (stepmgr.c, _pick_step_nodes: it is not in up_node_bitmap): after its own start, for seconds.
+NOT_BACK = re.compile(r"nable to create step .*Memory required by task is not available")
+BACK = 60.0  # seconds in which a node will have answered, or is down
+PAUSE = 1.0
 
 
 class Helpers:
@@ -51,14 +56,20 @@ class Helpers:
         self._buffers = {"out": b"", "err": b""}
         # Its own, by which it is found where none of it has said its number yet.
         self.name = f"{protocol.HELPER_NAME}-{os.urandom(4).hex()}"
+        self._told: list[bytes] = []  # until the first is ready
+        self._back = time.monotonic() + BACK
+        self._selector = selectors.DefaultSelector()
+        self._start()
+
+    def _start(self) -> None:
         self.process = subprocess.Popen(
             [
                 commands.program("srun"),
-                f"--jobid={step.job_id}",
+                f"--jobid={self.step.job_id}",
                 "--overlap",
-                f"--nodes={len(layout)}",
-                f"--nodelist={','.join(layout)}",
-                f"--ntasks={len(layout)}",
+                f"--nodes={len(self.layout)}",
+                f"--nodelist={','.join(self.layout)}",
+                f"--ntasks={len(self.layout)}",
                 "--ntasks-per-node=1",
                 "--mem=0",
                 "--gres=none",
@@ -69,7 +80,7 @@ class Helpers:
                 "--kill-on-bad-exit=0",
                 "--chdir=/",
                 f"--job-name={self.name}",
-                f"--cr-helper={step.name}",
+                f"--cr-helper={self.step.name}",
                 "/bin/false",  # what runs, and fails, where the plugin is not
             ],
             stdin=subprocess.PIPE,
@@ -80,18 +91,40 @@ class Helpers:
         )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.stdin = self.process.stdin
-        self._selector = selectors.DefaultSelector()
         self._selector.register(self.process.stdout, selectors.EVENT_READ, "out")
         self._selector.register(self.process.stderr, selectors.EVENT_READ, "err")
 
     def tell(self, **value: Any) -> None:
         """Send a command to every helper."""
         self._told_dump = self._told_dump or value["do"] == "dump"
+        line = protocol.parse_line(value)
+        if not self.ready:
+            self._told.append(line)
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
         if self.stdin.closed:
             return
         with suppress(BrokenPipeError):  # its end is seen, with its reason, when reading
-            self.stdin.write(protocol.parse_line(value))
+            self.stdin.write(line)
             self.stdin.flush()
+
+    def _again(self) -> bool:
+        """Start it again, where it could not be as slurmctld has just started; tell whether."""
+        until = min(self._back, self.deadline) - PAUSE
+        words = " ".join(self.complaints)
+        if self.ready or self.stdin.closed or time.monotonic() > until:
+            return False
+        if not NOT_BACK.search(words):
+            return False
+        self.process.communicate()
+        time.sleep(PAUSE)
+        self.complaints.clear()
+        self._buffers = {"out": b"", "err": b""}
+        self._start()
+        for line in self._told:
+            self._write(line)
+        return True
 
     def events(self, name: str) -> dict[int, protocol.Object]:
         """Return what has come of an event, by task."""
@@ -151,7 +184,7 @@ class Helpers:
             data = os.read(key.fd, 65536)
             if not data:
                 self._selector.unregister(key.fileobj)
-                if not self._selector.get_map() and not self._over:
+                if not self._selector.get_map() and not self._over and not self._again():
                     raise self.lost()
                 continue
             *lines, rest = (self._buffers[key.data] + data).split(b"\n")
@@ -242,6 +275,10 @@ class Helpers:
             return NotSupported(
                 f"{self.step.title}: node {match.group(1)}: the helper did not start"
                 f" ({match.group(2)}): is the spank_cr plugin enabled there (plugstack.conf)?"
+            )
+        if NOT_BACK.search(words):
+            return SlurmError(
+                f"{self.step.title}: Slurm does not answer for all its nodes: is one down (sinfo)?"
             )
         last = self.complaints[-1] if self.complaints else "srun ended without a word"
         return SlurmError(f"{self.step.title}: the helpers were lost: {last}")
