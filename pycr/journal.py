@@ -29,8 +29,8 @@ requeued job has steps by the same names again. The events are written by whoeve
     life                 since nodes end interval    a keeper (keeper/) looks after the job from
                          before_end generation       now on; generation: what it goes on from
     next                 since at                    when it makes the next one (seconds since the
-                                                     epoch), where that is not `interval` after the
-                                                     last one, or after `life`
+                                                     epoch), where that is not k * `interval` after
+                                                     `life`: sooner, as one has failed
     ended                why                         and does no more: requeued, preempted, done
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from pycr import config, image, journal, record
 from pycr.errors import PycrError
 from pycr.journal import Event, Running
+from pycr.keeper import plan
 from pycr.manifest import LONG
 from pycr.protocol import is_helper
 from pycr.slurm import BATCH, Job, Layout, Step, batch_step, commands
@@ -184,7 +186,7 @@ class Reader:
             nodes=step.nodes,
             started=number(life),
             disabled=state.disabled,
-            keeping=keeping(events, step, job) if job.running else Keeping(),
+            keeping=keeping(events, step, job, time.time()) if job.running else Keeping(),
             last=last(state.last),
             running=self._progress(state.running) if state.running is not None else None,
             error_code=state.error_code,
@@ -234,31 +236,34 @@ def ended(job: Job, name: str) -> Step:
     )
 
 
-def keeping(events: Iterable[Event], step: Step, job: Job) -> Keeping:
-    """Return what a keeper does for a step, or for the batch script, in the life it is in."""
+def keeping(events: Iterable[Event], step: Step, job: Job, now: float) -> Keeping:
+    """Return what a keeper does for a step, or for the batch script, in the life it is in.
+
+    now: seconds since the epoch.
+    """
     life = record.since(job, step)
-    interval = before_end = due = 0.0
-    told = 0.0
+    interval = before_end = start = told = 0.0
     for event in events:
         names = named(event)
         if step.name not in names and (names or step.step_id != BATCH):
             continue
-        what, time = event["event"], float(event["time"])
+        what = event["event"]
         if what == "life":
             mine = event.get("since") in (None, life)
             interval = seconds(event.get("interval")) if mine else 0.0
             before_end = seconds(event.get("before_end")) if mine else 0.0
-            due, told = time + interval, 0.0
+            start, told = float(event["time"]), 0.0
         elif what == "ended":
             interval = before_end = 0.0
         elif what == "next":
             told = seconds(event.get("at"))
         elif what == "committed":
-            due, told = time + interval, 0.0
+            told = 0.0
     if not interval and not before_end:
         return Keeping()
     at_end = number(job.fields.get("EndTime", "")) - before_end if before_end else 0.0
-    wanted = [each for each in (told or (due if interval else 0.0), at_end) if each > 0]
+    due = plan.next_tick(start, interval, now) if interval else 0.0
+    wanted = [each for each in (told if told > now else due, at_end) if each > 0]
     return Keeping(interval, before_end, min(wanted, default=0.0))
 
 

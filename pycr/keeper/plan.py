@@ -23,6 +23,7 @@ MOST = 0.5  # share of the time limit that a margin takes: half of each life get
 STARTUP = 2.0  # seconds of a checkpoint before its first task is frozen
 POLL, SOONEST = 60.0, 2.0  # seconds between two looks at the job, at most and at least
 LOOKS = 6  # at the job in the time that it is given when it is preempted
+SOONER = 15.0  # seconds after which a periodic one that failed is made again; then twice that
 AGAIN = 4  # attempts at least that what is left has place for the pauses of
 CHANGED = 1.5  # times as long or as short a cost that has an interval chosen anew
 
@@ -30,6 +31,13 @@ CHANGED = 1.5  # times as long or as short a cost that has an interval chosen an
 def next_tick(start: float, interval: float, now: float) -> float:
     """Return the first start + k * interval after now, k being 1 or more."""
     return start + max(1, math.floor((now - start) / interval) + 1) * interval
+
+
+def tick_after(start: float, interval: float, now: float, failures: int) -> float:
+    """Return when the next one is due after so many in a row that have failed: an interval would be
+    long to wait where what failed was Slurm that was away, or a file system that was full."""
+    sooner = SOONER * (1 << min(failures - 1, 16)) if failures else float("inf")
+    return min(now + sooner, next_tick(start, interval, now))
 
 
 def missed(start: float, interval: float, since: float, now: float) -> int:

@@ -43,12 +43,11 @@ class Keeper:
         self.over = ""  # why it ends
         self.command: Command | None = None
         self.final = False  # whether that is the last one
-        self.attempts = 0
+        self.attempts = self.failures = 0
         self.given_up = 0.0  # the end for which no checkpoint could be made
         self.told = False  # to end the step, by its srun_cr
         self.requeue_at = 0.0  # at the latest; 0: not vacated yet
-        self.interval = 0.0
-        self.chosen_for = 0.0
+        self.interval = self.chosen_for = 0.0
 
     def begin(self) -> bool:
         """Learn what is to be done; tell whether anything is. Raises PycrError, OSError."""
@@ -56,7 +55,7 @@ class Keeper:
             file.write(keeper.COMM)
         self.site = config.site()
         self.job = commands.job(self.job_id)
-        self.facts = ask.facts(self.job)
+        self.facts, self.since = ask.facts(self.job), record.since(self.job)
         self.diary = Diary(self.target, record.of_job(self.site, self.job_id))
         self.before_end = self.settings.before_end
         if self.before_end == 0:
@@ -80,12 +79,17 @@ class Keeper:
         if self.settings.checkpoint == AUTO and not self.took:
             self.tick = self.start + min(self.interval, FIRST)
         self.tell_life()
+        if self.tick < self.start + self.interval:
+            self.tell_next()
         return True
+
+    def tell_next(self) -> None:
+        self.diary.write("next", since=self.since, at=time.time() + self.tick - self.now)
 
     def tell_life(self) -> None:
         self.diary.write(
             "life",
-            since=record.since(self.job),
+            since=self.since,
             nodes=self.facts.nodelist,
             end=self.facts.end,
             interval=self.interval,
@@ -161,17 +165,10 @@ class Keeper:
 
     def run(self) -> None:
         """Look after it until it has ended."""
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.wake = read
+        self.wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGHUP,
-            signal.SIGUSR1,
-            signal.SIGUSR2,
-        ):
-            signal.signal(number, lambda *_: None)
+        for name in ("TERM", "INT", "HUP", "USR1", "USR2"):
+            signal.signal(signal.Signals[f"SIG{name}"], lambda *_: None)
         while True:
             self.now = time.monotonic()
             try:
@@ -231,8 +228,7 @@ class Keeper:
         elif self.requeue_at:
             until = self.now + back.OTHERS
         else:
-            due = self.due if self.retry_at <= self.due else self.retry_at
-            until = min(due, self.tick, self.look_at)
+            until = min(max(self.due, self.retry_at), self.tick, self.look_at)
         left = max(0.0, until - time.monotonic())
         ready = {each for each, _ in poll.poll(None if left > 1e6 else left * 1000 + 1)}
         if self.wake in ready:
@@ -306,6 +302,7 @@ class Keeper:
         status, reason = command.status, command.reason()
         final, self.final = self.final, False
         if status == 0:
+            self.failures = 0
             self.took.append(command.took - plan.STARTUP)
             self.duration = plan.expected(self.took, GUESS[1])
             self.diary.said = {"slow": self.diary.said.get("slow", "")}
@@ -332,8 +329,11 @@ class Keeper:
         elif status in (errors.Disabled.exit_status, errors.Busy.exit_status):
             self.diary.note(f"periodic checkpoint skipped: {reason}", "skipped")
         elif not self.gone:
+            self.failures += 1
             self.diary.note(f"periodic checkpoint failed: {reason}", "failed")
-        self.tick = plan.next_tick(self.start, self.interval, self.now)
+        self.tick = plan.tick_after(self.start, self.interval, self.now, self.failures)
+        if self.failures:
+            self.tell_next()
 
     def last_concluded(self, status: int, reason: str) -> None:
         """See what came of the last checkpoint."""

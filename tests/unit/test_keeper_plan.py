@@ -32,6 +32,19 @@ def test_missed_ticks_are_skipped() -> None:
     assert plan.missed(0.0, 10.0, 10.2, 35.0) == 2
 
 
+def test_what_fails_is_made_again_soon() -> None:
+    """Not an interval later; but a checkpoint that always fails is not begun all the time."""
+    hour, now, failures, begun = 3600.0, 3600.0, 0, []
+    while now < 3 * hour:
+        failures += 1
+        now = plan.tick_after(0.0, hour, now, failures)
+        begun.append(now - hour)
+    assert begun[:3] == [plan.SOONER, 3 * plan.SOONER, 7 * plan.SOONER]
+    assert hour in begun and len(begun) < 12
+    assert plan.tick_after(0.0, 5.0, 6.0, 1) == 10.0
+    assert plan.tick_after(0.0, hour, now, 0) == 4 * hour
+
+
 def test_margin_follows_what_was_measured() -> None:
     day = 86400.0
     quick = plan.margin(plan.expected([1.0, 2.0], 15.0), day)
