@@ -100,8 +100,6 @@ echo over $?
         return record(self.login, self.job_id, place)
 
 
-
-
 def wait_until(moment: float) -> None:
     """Wait for a time of the epoch: a fault has its moment."""
     until("the moment", lambda: time.time() >= moment, 60)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The newest image of a requeued job is damaged: it is set aside with its reason, and the job goes on
-from the one before, with one interval more lost than otherwise.
+"""The newest image of a requeued job is damaged: it is set aside with its reason, and the job goes
+on from the one before, with one interval more lost than otherwise.
 
 Of two nodes each: a bit of the memory is another, the manifest is cut off, half of the files are
 gone; of a whole script, and of a step.
@@ -57,7 +57,6 @@ def run(alice: Login, out: Path) -> str:
     broken = [(name, job, whole, *hurt(job, *DAMAGES[name])) for name, job, whole in jobs]
     said = []
     for name, job, whole, newest, before, ended in broken:
-        job.life(1)
         same(job.over(120), whole.over(90))
         said.append(judge(job, DAMAGES[name][1], newest, before, ended, out))
     return "; ".join(said)

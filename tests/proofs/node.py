@@ -29,7 +29,9 @@ def run(alice: Login, out: Path) -> str:
         alive = f"--exclude={NODE}"
         whole = Counting(alice, kind, COUNT, "-N2", alive, step=step, checkpoints=False)
         for name, options, task in (("first", FIRST, 0), ("other", ("-N2",), 1)):
-            jobs.append((Counting(alice, f"{kind}-{name}", COUNT, *options, step=step), whole, task))
+            jobs.append(
+                (Counting(alice, f"{kind}-{name}", COUNT, *options, step=step), whole, task)
+            )
     for job, _, task in jobs:
         until(f"job {job.job_id} to run", lambda job=job: job.runs(0), 60)
         assert (job.state()["BatchHost"] == NODE) is (task == 0), job.state()

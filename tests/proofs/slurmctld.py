@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""slurmctld stopped and started again: between two checkpoints, during one, over the time of one, and
-while the job waits in the queue after a requeue. The keeper goes on, at its times, and nothing is
+"""slurmctld stopped and started again: between two checkpoints, during one, over the time of one,
+and while the job waits in the queue after a requeue. The keeper goes on, at its times, and nothing is
 missing in the output. Of a whole script, and of a step.
 """
 
@@ -15,9 +15,10 @@ from tests.login import Login, until
 from tests.proofs.counting import INTERVAL, Counting, wait_until
 from tests.proofs.job import same
 
-COUNT = 1100
+COUNT = 1300
 DOWN = 2.0  # seconds
 LATE = 2.5  # seconds that a checkpoint may begin behind its time: pycr's start, on a busy machine
+BACK = 8.0  # seconds after its start in which slurmctld has not heard from all nodes
 
 
 class Control:
@@ -74,33 +75,38 @@ def run(alice: Login, out: Path) -> str:
         job.life(1)
         job.committed(len(job.journal("committed")) + 2)
         same(job.over(120), whole.over(120))
-        newest = [each for each in job.journal("committed", "restored")]
+        newest = job.journal("committed", "restored")
         at = [each["event"] for each in newest].index("restored")
         assert newest[at]["path"] == newest[at - 1]["path"], newest
         name = job.login.place.name
-        made, missed = in_time(job, control)
+        made, late, missed = in_time(job, control)
         totals = job.keep(out, name)
         assert totals["lives"] == 2 and totals["unsaved"] == 0, totals
-        said.append(f"{name}: {made} checkpoints in time, {missed} while slurmctld was away")
+        said.append(
+            f"{name}: {made} checkpoints in time; where slurmctld was away {late} later, {missed}"
+            f" skipped, {totals['failed']:.0f} failed"
+        )
     return "; ".join(said)
 
 
-def in_time(job: Counting, control: Control) -> tuple[int, int]:
-    """See that there was one at each due time, but where slurmctld was away; return how many were
-    made, and how many were not for that."""
+def in_time(job: Counting, control: Control) -> tuple[int, int, int]:
+    """See that there was one at each due time, but where slurmctld was away; return how many there
+    were in time, and for that: how many later, and how many were skipped."""
     events = job.journal("life", "began", "ended")
-    made = missed = 0
+    made = late = missed = 0
     starts = [each["time"] for each in events if each["event"] == "life"]
     ends = [each["time"] for each in events if each["event"] == "ended"]
     assert len(starts) == len(ends) == 2, events
+    began = [each["time"] for each in events if each["event"] == "began"]
     for start, end in zip(starts, ends):
-        began = [each["time"] for each in events if each["event"] == "began"]
         due = start + INTERVAL
         while due + LATE < end:
-            if any(due - 0.5 <= each <= due + LATE for each in began):
+            after = next((each - due for each in began if each >= due - 0.5), INTERVAL)
+            if after <= LATE:
                 made += 1
             else:
-                assert control.was_down(due - 0.5, due + LATE), (due, began, control.down)
-                missed += 1
+                assert control.was_down(due - BACK, due + LATE), (due, began, control.down)
+                late, missed = late + (after < INTERVAL), missed + (after >= INTERVAL)
             due += INTERVAL
-    return made, missed
+    assert missed <= len(control.down), (began, control.down)
+    return made, late, missed
