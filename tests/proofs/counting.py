@@ -74,6 +74,14 @@ echo over $?
         made: list[Event] = until(f"checkpoint {number} of job {self.job_id}", look, seconds)
         return made
 
+    def begun(self, number: int) -> None:
+        """Wait until so many checkpoints have begun."""
+        until(f"checkpoint {number} to begin", lambda: len(self.journal("began")) >= number)
+
+    def waits(self) -> bool:
+        """Tell whether it is in the queue."""
+        return self.state()["JobState"] in ("PENDING", "REQUEUE_HOLD")
+
     def slowest(self) -> float:
         """Return how long the slowest checkpoint took, in seconds."""
         return max(each["seconds"] for each in self.journal("committed"))

@@ -54,15 +54,15 @@ def run(alice: Login, out: Path) -> str:
         for name in DAMAGES:
             job = Counting(alice, f"{kind}-{name}", COUNT, "-N2", "--exclude=n0", KEEP, step=step)
             jobs.append((name, job, whole))
-    broken = [(name, job, whole, *hurt(job, *DAMAGES[name])) for name, job, whole in jobs]
+    broken = [(*each, hurt(each[1], DAMAGES[each[0]][0])) for each in jobs]
     said = []
-    for name, job, whole, newest, before, ended in broken:
+    for name, job, whole, (newest, before, ended) in broken:
         same(job.over(120), whole.over(90))
         said.append(judge(job, DAMAGES[name][1], newest, before, ended, out))
     return "; ".join(said)
 
 
-def hurt(job: Counting, damage: Callable[[Path], None], _: str) -> tuple[str, str, float]:
+def hurt(job: Counting, damage: Callable[[Path], None]) -> tuple[str, str, float]:
     """Have Slurm put it back, and damage its newest image while it waits.
 
     Return the newest, the one before, and when the job was ended.
@@ -71,7 +71,7 @@ def hurt(job: Counting, damage: Callable[[Path], None], _: str) -> tuple[str, st
     done = job.login.run("scontrol", "requeuehold", job.job_id)
     assert done.returncode == 0, done.stderr
     ended = time.time()
-    until("it to wait", lambda: job.state()["JobState"] in ("REQUEUE_HOLD", "PENDING"), 60)
+    until("it to wait", job.waits, 60)
     *_, before, newest = [each["path"] for each in job.journal("committed")]
     damage(job.home() / Path(newest).name)
     done = job.login.run("scontrol", "release", job.job_id)
@@ -98,5 +98,6 @@ def judge(job: Counting, why: str, newest: str, before: str, ended: float, out: 
     assert ended - moment - STARTUP <= work <= min(most, ended - moment + 1), (work, ended - moment)
     totals = job.keep(out, name)
     assert totals["unsaved"] == 0 and totals["lives"] == 2, totals
-    assert abs(totals["lost"] - work) <= 3, (totals, work)
+    # Until Slurm has it ended; and on a busy machine a number takes longer than it sleeps.
+    assert work - 1 <= totals["lost"] <= ended - moment + 3, (totals, work, ended - moment)
     return f"{name}: {work:.1f} s lost (by pycr report {totals['lost']:.1f} s)"

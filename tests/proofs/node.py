@@ -9,6 +9,7 @@ and keeper are, or the other. All at one moment, and so each at another of its i
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from pycr.keeper.plan import STARTUP
@@ -33,7 +34,7 @@ def run(alice: Login, out: Path) -> str:
                 (Counting(alice, f"{kind}-{name}", COUNT, *options, step=step), whole, task)
             )
     for job, _, task in jobs:
-        until(f"job {job.job_id} to run", lambda job=job: job.runs(0), 60)
+        until(f"job {job.job_id} to run", partial(job.runs, 0), 60)
         assert (job.state()["BatchHost"] == NODE) is (task == 0), job.state()
         job.committed(2)
     wait_until(jobs[0][0].journal("began")[-1]["time"] + INTERVAL - 0.5)

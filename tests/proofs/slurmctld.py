@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """slurmctld stopped and started again: between two checkpoints, during one, over the time of one,
-and while the job waits in the queue after a requeue. The keeper goes on, at its times, and nothing is
-missing in the output. Of a whole script, and of a step.
+and while the job waits in the queue after a requeue. The keeper goes on, at its times, and nothing
+is missing in the output. Of a whole script, and of a step.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def run(alice: Login, out: Path) -> str:
     control.restart()
     for job, _ in pairs:
         began = len(job.journal("began"))
-        until("the next to begin", lambda job=job, n=began: len(job.journal("began")) > n)
+        job.begun(began + 1)
         control.restart()
     job = pairs[0][0]
     wait_until(job.journal("began")[-1]["time"] + INTERVAL - 1)
     control.restart(INTERVAL)
     for job, _ in pairs:
         job.committed(len(job.journal("committed")) + 2)
+    for job, _ in pairs:
         done = job.login.run("scontrol", "requeue", job.job_id)
         assert done.returncode == 0, done.stderr
-    for job, _ in pairs:
-        until("it to wait", lambda job=job: job.state()["JobState"] == "PENDING", 60)
+    until("both to wait", lambda: all(job.waits() for job, _ in pairs))
     control.restart()
     said = []
     for job, whole in pairs:
