@@ -253,6 +253,7 @@ def checkpoint(
             if phase == "commit" and options.vacate and script.committed is not None:
                 # What follows may be this process's end too: a keeper is a process of the job's.
                 record.committed([script.committed])
+                record.ended(script.step, "requeued" if requeue else "vacated")
     except BaseException as error:
         step.undo([*script.steps, script], error)
         record.failed([*(each.step for each in script.steps), script.step], error)

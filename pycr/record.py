@@ -128,6 +128,10 @@ class Record:
             own = image.load(path)
             self._run_hook(own.step_id, 0, path)
 
+    def ended(self, step: Step, why: str) -> None:
+        """Note that a job is about to end by its checkpoint: nobody of the job's may live to."""
+        self._append("ended", step=step.name, why=why)
+
     def failed(self, steps: Sequence[Step], error: BaseException) -> None:
         """Note why they were not made; that another is under way is no failure of this one."""
         if isinstance(error, (Busy, Disabled)):

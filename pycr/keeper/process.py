@@ -43,6 +43,7 @@ class Keeper:
         self.over = ""  # why it ends
         self.command: Command | None = None
         self.final = False  # whether that is the last one
+        self.final_since = 0.0  # when the first that was to be it began: seconds since the epoch
         self.attempts = self.failures = 0
         self.given_up = 0.0  # the end for which no checkpoint could be made
         self.told = False  # to end the step, by its srun_cr
@@ -181,7 +182,9 @@ class Keeper:
             if self.over and self.command is None:
                 break
             self.wait()
-        self.diary.end(self.over)
+        # Of a job that is vacated whole the checkpoint itself has written it: this may be too late.
+        if not (self.is_batch and self.final_since and self.diary.vacated(self.final_since)):
+            self.diary.end(self.over)
 
     def act(self) -> None:
         """Do what is due."""
@@ -190,8 +193,6 @@ class Keeper:
                 self.concluded(self.command)
             elif self.gone and self.now - self.gone > back.LINGER:
                 self.over, self.command = self.over or "done", None
-            elif self.final:
-                self.say_end()
             return
         if self.requeue_at:
             back.put_back(self)
@@ -223,8 +224,6 @@ class Keeper:
         if self.command is not None:
             poll.register(self.command.descriptor, select.POLLIN)
             until = self.gone + back.LINGER if self.gone else float("inf")
-            if self.final:
-                until = min(until, self.now + back.OTHERS)
         elif self.requeue_at:
             until = self.now + back.OTHERS
         else:
@@ -249,11 +248,6 @@ class Keeper:
             os.dup2(null, 2)  # who reads it waits for its end
             os.close(null)
         self.gone = time.monotonic()
-
-    def say_end(self) -> None:
-        """Write down why it ends: a job that is put back takes this with it, without a word."""
-        if self.is_batch and not self.diary.ended and self.diary.vacated(self.final_since):
-            self.diary.end("requeued" if self.back() else "vacated")
 
     def periodic(self) -> None:
         """Have a checkpoint made."""

@@ -62,7 +62,8 @@ echo over $?
 
     def home(self) -> Path:
         """Return the directory of its generations."""
-        return self.login.cluster.shared / "home" / self.login.user / "checkpoint" / self.target
+        shared: Path = self.login.cluster.shared
+        return shared / "home" / self.login.user / "checkpoint" / self.target
 
     def committed(self, number: int, seconds: float = 60) -> list[Event]:
         """Wait for so many checkpoints in all its lives; return those made from time to time."""
@@ -84,7 +85,7 @@ echo over $?
 
     def slowest(self) -> float:
         """Return how long the slowest checkpoint took, in seconds."""
-        return max(each["seconds"] for each in self.journal("committed"))
+        return max(float(each["seconds"]) for each in self.journal("committed"))
 
     def lost(self, task: int = 0) -> int:
         """Return how many numbers of a task's were cut off: they were counted again."""
