@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.login import Login, until
 from tests.victims.scripted import ENDED
 
-from .job import Job, journal, record
+from .job import Job, journal, record, seldom
 
 TASKS = 20
 ROUNDS, SECONDS = 300, 0.2
@@ -110,11 +110,12 @@ def restored(job: Job, there: dict[str, dict[str, str]]) -> list[str]:
 
 def ended(job: Job) -> None:
     """Wait for the end of all tasks."""
-    until(
-        f"the end of array {job.job_id}",
-        lambda: {row["JobState"] for row in tasks(job)} <= ENDED and len(tasks(job)) == TASKS,
-        600,
-    )
+
+    def over() -> bool:
+        rows = tasks(job)
+        return len(rows) == TASKS and {row["JobState"] for row in rows} <= ENDED
+
+    until(f"the end of array {job.job_id}", seldom(over), 600)
 
 
 def tree(job: Job) -> dict[str, str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.victims.scripted import ENDED, Left, Scripted
 # What pycr adds to a job's output where a life that was cut short had written on after the
 # checkpoint: it says what it has cut off a file.
 CUT_BACK = re.compile(r"^pycr: .* was cut back from .*\n", re.MULTILINE)
+SELDOM = 1.0  # seconds
 PATIENCE = 120.0  # seconds for what a busy machine does in ten
 
 
@@ -69,7 +72,7 @@ class Job(Scripted):
         def ended() -> bool:
             return self.state().get("JobState") in ENDED
 
-        until(f"the end of job {self.job_id}", ended, seconds)
+        until(f"the end of job {self.job_id}", seldom(ended), seconds)
         return self.left()
 
 
@@ -84,6 +87,20 @@ def journal(login: Login, job_id: str) -> list[dict[str, Any]]:
     path = journal_path(login, job_id)
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def seldom(probe: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a probe that asks Slurm no more than once a second, for what goes on for minutes."""
+    asked = 0.0
+
+    def ask() -> Any:
+        nonlocal asked
+        if time.monotonic() < asked + SELDOM:
+            return None
+        asked = time.monotonic()
+        return probe()
+
+    return ask
 
 
 def same(found: Left, wanted: Left) -> None:

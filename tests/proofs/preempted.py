@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.login import Login
+from tests.victims.scripted import Left
 
 from .job import Job, record, same, spell
 
 TIMES = {"spare": 6, "spare-cancel": 1}
 PUT_BACK_BY_SLURM = 3  # with a MaxBatchRequeue of 5
+PATIENCE = 900.0  # seconds
 NODES = {"spare": "n0", "spare-cancel": "n1"}
 TURNS = 2
 ROUNDS, SECONDS = 700, 0.1  # of a turn
@@ -37,26 +39,18 @@ OPTIONS = ("-N1", "-n4", "-t60")
 def run(alice: Login, out: Path) -> str:
     whole = Job(alice, "unbroken", SCRIPT, *OPTIONS, "-w", "n2", victims=("proof.py",))
     whole.start()
-    with ThreadPoolExecutor(len(TIMES)) as pool:
-        jobs = list(pool.map(lambda partition: broken(alice, partition), TIMES))
-    wanted = whole.over(900)
-    assert wanted.status == "0:0", wanted
-    said = []
-    for partition, job in zip(TIMES, jobs):
-        place = out / partition
-        place.mkdir()
-        same(job.over(900), wanted)
-        totals = record(alice, job.job_id, place)
-        extra = 1 if TIMES[partition] > PUT_BACK_BY_SLURM else 0
-        assert totals["lives"] == TIMES[partition] + 1 + extra, totals
-        assert (totals["lost"] > 0) == bool(extra), totals
-        assert totals["checkpoints"] == TIMES[partition], totals
-        said.append(f"{partition}: {job.state()['JobState']}, {spell(totals)}")
-    return "; ".join(said)
+    with ThreadPoolExecutor(1 + len(TIMES)) as pool:
+        wanted = pool.submit(whole.over, PATIENCE)
+        jobs = [pool.submit(broken, alice, partition, out) for partition in TIMES]
+        for each in jobs:
+            same(each.result()[0], wanted.result())
+    assert wanted.result().status == "0:0", wanted.result()
+    return "; ".join(each.result()[1] for each in jobs)
 
 
-def broken(alice: Login, partition: str) -> Job:
-    """Run the job and preempt it, at other places of its work each time."""
+def broken(alice: Login, partition: str, out: Path) -> tuple[Left, str]:
+    """Run the job and preempt it, at other places of its work each time; return what it leaves, and
+    its figures."""
     node = NODES[partition]
     words = ("--cr", "--requeue", "-p", partition, "-w", node)
     job = Job(alice, partition, SCRIPT, *OPTIONS, *words, victims=("proof.py",))
@@ -67,8 +61,14 @@ def broken(alice: Login, partition: str) -> Job:
         job.life(life)
         notes = [each["text"] for each in job.journal("note")]
         assert sum("the job is preempted" in each for each in notes) == life, notes
-    job.over(900)
-    return job
+    left, state = job.over(PATIENCE), job.state()["JobState"]
+    (out / partition).mkdir()
+    totals = record(alice, job.job_id, out / partition)
+    extra = 1 if TIMES[partition] > PUT_BACK_BY_SLURM else 0
+    assert totals["lives"] == TIMES[partition] + 1 + extra, totals
+    assert (totals["lost"] > 0) == bool(extra), totals
+    assert totals["checkpoints"] == TIMES[partition], totals
+    return left, f"{partition}: {state}, {spell(totals)}"
 
 
 def preempt(alice: Login, node: str) -> None:

@@ -11,11 +11,12 @@ and there is a tenth of the work.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.login import Login, until
 
-from .job import Job, record, same, spell
+from .job import Job, record, same, seldom, spell
 
 SHORT = bool(os.environ.get("PROOF_SHORT"))
 SLOTS = 10
@@ -37,6 +38,7 @@ echo "$total lines"
 """
 OPTIONS = ("-N2", "-n4", "--exclude=n0", "--cr", "--requeue", "--checkpoint=0:15")
 LIMIT = ("-p", "spare", "-t60") if SHORT else ("-t1",)
+PATIENCE = 1200.0  # seconds
 KILLED = 4  # the life in which a node is
 
 
@@ -46,18 +48,20 @@ def run(alice: Login, out: Path) -> str:
     whole.start()
     job.start()
     root = alice.cluster.node("n0")
-    life = 0
-    while True:
-        if SHORT:
-            root.run(["scontrol", "update", f"JobId={job.job_id}", f"EndTime=now+{CUT}"])
-        if life == KILLED:
-            kill_a_node(job)
-        life += 1
-        if not next_life(job, life):
-            break
-    found, wanted = job.over(60), whole.over(600)
-    totals = record(alice, job.job_id, out)
-    same(found, wanted)
+    with ThreadPoolExecutor(1) as pool:
+        wanted = pool.submit(whole.over, PATIENCE)
+        life = 0
+        while True:
+            if SHORT:
+                root.run(["scontrol", "update", f"JobId={job.job_id}", f"EndTime=now+{CUT}"])
+            if life == KILLED:
+                kill_a_node(job)
+            life += 1
+            if not next_life(job, life):
+                break
+        found = job.over(60)
+        totals = record(alice, job.job_id, out)
+        same(found, wanted.result())
     assert found.status == "0:0", found
     assert found.log.endswith(f"{TURNS * 4 * (ROUNDS + 1)} lines\n"), found.log
     assert SHORT or totals["lives"] >= SLOTS, totals
@@ -73,7 +77,7 @@ def next_life(job: Job, life: int) -> bool:
             return "runs"
         return "over" if state["JobState"] in ("COMPLETED", "FAILED", "TIMEOUT") else ""
 
-    return bool(until(f"life {life} of job {job.job_id}", look, 240) == "runs")
+    return bool(until(f"life {life} of job {job.job_id}", seldom(look), 240) == "runs")
 
 
 def kill_a_node(job: Job) -> None:
