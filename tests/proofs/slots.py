@@ -51,9 +51,11 @@ def run(alice: Login, out: Path) -> str:
     with ThreadPoolExecutor(1) as pool:
         wanted = pool.submit(whole.over, PATIENCE)
         life = 0
+        next_life(job, life)
         while True:
             if SHORT:
-                root.run(["scontrol", "update", f"JobId={job.job_id}", f"EndTime=now+{CUT}"])
+                words = ["scontrol", "update", f"JobId={job.job_id}", f"EndTime=now+{CUT}"]
+                root.run(words, check=True)
             if life == KILLED:
                 kill_a_node(job)
             life += 1
