@@ -53,7 +53,7 @@ def run(alice: Login, out: Path) -> str:
         life = 0
         next_life(job, life)
         while True:
-            if SHORT:
+            if SHORT and life != KILLED:
                 words = ["scontrol", "update", f"JobId={job.job_id}", f"EndTime=now+{CUT}"]
                 root.run(words, check=True)
             if life == KILLED:
