@@ -23,10 +23,10 @@ PUT_BACK_BY_SLURM = 3  # with a MaxBatchRequeue of 5
 PATIENCE = 900.0  # seconds
 NODES = {"spare": "n0", "spare-cancel": "n1"}
 TURNS = 2
-ROUNDS, SECONDS = 700, 0.1  # of a turn
+ROUNDS, SECONDS = 500, 0.1  # of a turn
 SCRIPT = f"""#!/bin/bash
 for turn in {{1..{TURNS}}}; do
-    mkdir $turn; cd $turn
+    rm -rf $turn; mkdir $turn; cd $turn
     srun --cr -n4 ../proof.py 4 {ROUNDS} {SECONDS} | sort -s -n -k1,1 > ../sorted.$turn
     echo "turn $turn: ${{PIPESTATUS[*]}}"
     cd ..

@@ -27,7 +27,7 @@ CUT = 25  # seconds that are left to a life
 SCRIPT = f"""#!/bin/bash
 total=0
 for turn in {{1..{TURNS}}}; do
-    mkdir $turn; cd $turn
+    rm -rf $turn; mkdir $turn; cd $turn
     srun --cr ../proof.py 4 {ROUNDS} {SECONDS} | sort -s -n -k1,1 > ../sorted.$turn
     echo "turn $turn: ${{PIPESTATUS[*]}}"
     cd ..
