@@ -197,7 +197,7 @@ class Steps:
         except PycrError as error:
             text = f"{path} cannot be restored: {reason}; nor set aside: {error}"
         self.told.append(text)
-        note(self.journal, "note", step=path.parent.name, text=text)
+        note(self.journal, "note", step=path.parent.name, text=text, aside=str(path))
 
 
 def say_failed(generation: Path, step: str, attempt: str, error: BaseException, where: str) -> None:
@@ -282,7 +282,8 @@ class Script:
             image.set_aside(path, reason)
         except PycrError:
             return False
-        note(self.journal, "note", step=self.name, text=f"{path} is set aside: {reason}")
+        text = f"{path} is set aside: {reason}"
+        note(self.journal, "note", step=self.name, text=text, aside=str(path))
         return True
 
     def after(self, path: Path | None, error: BaseException) -> str:

@@ -21,10 +21,12 @@ requeued job has steps by the same names again. The events are written by whoeve
                          seconds vacate key          script it is of (identity.py), "" of none
     failed               id steps code message       its error_code and error_msg
     complete             code message                slurm_checkpoint_complete(3)
-    note                 text anew                   what a user should know: one skipped, one kept;
+    note                 text anew aside             what a user should know: one skipped, one kept;
                                                      anew: the key of a step that begins again with
-                                                     nothing, "batch": the script
-    restored             path                        a requeued job has gone on from a generation
+                                                     nothing, "batch": the script; aside: the
+                                                     generation that was set aside
+    restored             path                        a requeued job goes on from a generation; not
+                                                     so where that is then set aside
     done                 key                         a step has ended with 0 (--cr-skip-done)
     life                 since nodes end interval    a keeper (keeper/) looks after the job from
                          before_end generation       now on; generation: what it goes on from

@@ -252,6 +252,8 @@ def _read(lives: list[Life], job_id: int, event: Event) -> None:
         life.failures.append(str(event.get("message", "")))
     elif what == "note":
         life.notes.append(str(event.get("text", "")))
+        if life.source and event.get("aside") == life.source:
+            life.source = None  # it could not be restored: the next that is
     elif what == "ended":
         why = str(event.get("why") or "")
         if why != GONE:

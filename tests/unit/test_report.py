@@ -159,6 +159,27 @@ def test_a_keeper_does_not_know_why(tmp_path: Path, tell: Any) -> None:
     assert report.totals(lives)["unsaved"] == 0
 
 
+def test_a_step_whose_newest_is_damaged(tmp_path: Path, tell: Any) -> None:
+    """It is said to go on from it, then that it was set aside; it goes on from the one before."""
+    for number, after in ((1, 20), (2, 40)):
+        path = f"/d/7.0/{number:04}"
+        tell(after, "committed", **{**commit(number), "steps": ["7.0"], "path": path})
+    for after, event, values in (
+        (71, "restored", {"step": "7.0", "path": "/d/7.0/0002"}),
+        (72, "note", {"step": "7.0", "text": "it is set aside", "aside": "/d/7.0/0002"}),
+        (73, "restored", {"step": "7.1", "path": "/d/7.0/0001"}),
+        (74, "life", {"step": "7.1", "since": str(START + 70), "generation": "/d/7.0/0001"}),
+    ):
+        tell(after, event, **values)
+    known = [
+        Known(7, START, START, START + 60, "REQUEUED", "n0"),
+        Known(7, START + 60, START + 70, None, "RUNNING", "n0"),
+    ]
+    lives = report.build([(7, read(tmp_path), known)], NOW)
+    assert [life.source for life in lives] == [None, "/d/7.0/0001"]
+    assert report.totals(lives)["lost"] == 41.5
+
+
 def test_a_step_that_goes_on_in_its_allocation(tmp_path: Path, tell: Any) -> None:
     """Vacated, and restarted as another step of the same job; two steps' commits are one."""
     both = {"vacate": True, "id": "v"}
