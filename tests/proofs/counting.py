@@ -79,6 +79,14 @@ echo over $?
         """Wait until so many checkpoints have begun."""
         until(f"checkpoint {number} to begin", lambda: len(self.journal("began")) >= number)
 
+    def went_on(self) -> None:
+        """See that its second life went on from the newest there was. That may be in no journal
+        yet, where the job was ended behind the commit."""
+        events = self.journal("committed", "restored")
+        at = [each["event"] for each in events].index("restored")
+        newest, taken = (int(Path(each["path"]).name) for each in events[at - 1 : at + 1])
+        assert newest <= taken <= newest + 1, events
+
     def waits(self) -> bool:
         """Tell whether it is in the queue."""
         return self.state()["JobState"] in ("PENDING", "REQUEUE_HOLD")

@@ -177,7 +177,7 @@ def test_a_step_whose_newest_is_damaged(tmp_path: Path, tell: Any) -> None:
     ]
     lives = report.build([(7, read(tmp_path), known)], NOW)
     assert [life.source for life in lives] == [None, "/d/7.0/0001"]
-    assert report.totals(lives)["lost"] == 41.5
+    assert report.totals(lives)["lost"] == 41
 
 
 def test_a_step_that_goes_on_in_its_allocation(tmp_path: Path, tell: Any) -> None:
