@@ -220,6 +220,8 @@ def state(events: Iterable[Event], step: str | None, since: str = "", job_since:
             if event.get("since") in (None, since) or not since:
                 found = found._replace(disabled=_counted(found.disabled, event))
             found = _after(found, event)
+        if event["event"] == "began" and event.get("since", job_since) != job_since and job_since:
+            found = found._replace(running=None)  # of an earlier life, which ended it too
     if found.running is not None and not found.running.alive:
         found = found._replace(running=None)
     return found

@@ -131,6 +131,13 @@ def test_a_killed_one_does_not_run_for_ever(pid: int, host: str, until: float, r
     assert (found is not None) == runs
 
 
+def test_one_of_an_earlier_life_does_not_run() -> None:
+    begun = [{**began("b"), "since": "1000"}]
+    assert state(begun, "7.0", "1000", "1000").running is not None
+    assert state(begun, "7.0", "1000").running is not None
+    assert state(begun, "7.0", "2000", "2000").running is None
+
+
 def test_only_the_highest_code_is_kept() -> None:
     """As slurm_checkpoint(3) has it; a new checkpoint begins without."""
     events = [began("b")]
