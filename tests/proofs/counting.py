@@ -39,7 +39,7 @@ class Counting(Job):
     ) -> None:
         """step: it is the step that is checkpointed. checkpoints: none for an unbroken run."""
         every = [f"--checkpoint=0:{INTERVAL:02.0f}"] if checkpoints else []
-        own = " ".join([*every, "-o out.%t", "--open-mode=append"])
+        own = " ".join([*every, "-o out.%t", "--open-mode=append", "--cr-keep=9"])
         text = f"""#!/bin/bash
 [ -e begun ] || echo begin; touch begun
 srun -n{TASKS} --cr {own if step else ""} ./count.py {count}
