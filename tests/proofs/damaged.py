@@ -33,8 +33,8 @@ def truncate(generation: Path) -> None:
 def halve(generation: Path) -> None:
     """Remove every second of its files, as they come in the directory."""
     every = [each for each in sorted(generation.glob("**/*")) if each.is_file()]
-    for path in every[::2]:
-        path.unlink()
+    for path in [each for each in every if each.parent != generation][::2]:
+        path.unlink()  # `pycr ls` shows what has a manifest
 
 
 # What it does, and what is said of it.
