@@ -5,7 +5,7 @@ node that is killed.
 Its script runs steps in a loop, four tasks on two nodes each, through a pipe to a sort that has
 read it all before it writes; so at each checkpoint there is a script, a step, a pipe and a file of
 every task. PROOF_SHORT in the environment: a slot is cut to 25 s by `scontrol update EndTime=`,
-and there is a tenth of the work.
+and there is less than a third of the work.
 """
 
 from __future__ import annotations
