@@ -138,7 +138,7 @@ def checksum(descriptor: int) -> str:
         offset += count
 
 
-def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
+def open_owned(name: str | Path, dir_fd: int | None = None, called: Path | None = None) -> int:
     """Open a directory that is this user's alone to write, and no symbolic link.
 
     Raises OSError, AccessDenied.
@@ -148,7 +148,8 @@ def open_owned(name: str | Path, dir_fd: int | None = None) -> int:
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         os.close(descriptor)
         what = "another user's" if status.st_uid != os.geteuid() else "writable by others"
-        raise AccessDenied(f"{name}: it is {what}: not safe to keep a checkpoint in")
+        path = called or name
+        raise AccessDenied(f"{path}: it is {what}: not safe to keep a checkpoint in")
     return descriptor
 
 
@@ -162,7 +163,7 @@ def open_inside(path: Path) -> int:
     for name in path.parts[depth:]:
         outer = descriptor
         try:
-            descriptor = open_owned(name, outer)
+            descriptor = open_owned(name, outer, path)
         finally:
             os.close(outer)
     return descriptor

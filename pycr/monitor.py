@@ -38,6 +38,7 @@ LAST = 16  # times as much, at most, that may still be in srun's pipe at its end
 TURN = 1000  # milliseconds: as Silence counts them
 ATOMIC = 4096  # PIPE_BUF: as much as poll(2) promises that a pipe takes
 EPIPE = 32
+IDLE = 10.0  # seconds after which an srun that is to end and says nothing will not
 LINGER = 1.0  # seconds after srun's end that a child of its may go on writing
 # What Slurm says of tasks that the checkpoint has ended; it may come behind a task's half line.
 OWN_WORDS = (
@@ -114,6 +115,7 @@ class Monitor:
         self.status: int | None = None
         self.frames = 0
         self.pausing = self.paused = self.held = self.collecting = False
+        self.collected_since = 0.0
         self.draining: dict[str, Any] | None = None
         self.question: dict[str, Any] = {}
         self.settings = self.generation = ""
@@ -169,9 +171,21 @@ class Monitor:
                 for message in self.mailbox.read():
                     self.obey(message)
             self.relay(ready)
+            self.end_idle()
             self.drop_slow()
             self.check_drained()
         self.finish()
+
+    def end_idle(self) -> None:
+        """End an srun whose step has ended, and that neither says anything more nor ends.
+
+        Its tasks are gone by the time that its output is collected. (Seen on a very busy machine.)
+        """
+        if not self.collecting or self.status is not None:
+            return
+        since = max(self.collected_since, *(stream.moved for stream in self.streams), 0.0)
+        if time.monotonic() - since > IDLE:
+            os.kill(self.srun, signal.SIGKILL)
 
     def register(self, poll: select.poll) -> None:
         """Have poll watch what may be read or written now."""
@@ -339,6 +353,7 @@ class Monitor:
                 stream.moved = time.monotonic()
         elif do == "collect":
             self.question, self.collecting, self.held = message, True, True
+            self.collected_since = time.monotonic()
             self.linger_anew()
             if self.pausing or self.paused:
                 os.kill(self.srun, signal.SIGKILL)  # it has launched nothing, and never will

@@ -493,6 +493,19 @@ def test_collect_from_an_srun_that_has_ended(start: Start, pipe: Pipe) -> None:
     assert job.late() == {1: b"2\n"}
 
 
+def test_collect_from_an_srun_that_does_not_end(start: Start, pipe: Pipe) -> None:
+    """It is ended when it has said nothing for long; what it had said is kept."""
+    job = start("at x; echo 2; exec sleep 1000", stdout=pipe.write_end)
+    job.at("x")
+    job.hold()
+    job.open("x")
+    words = {"dir": str(job.place)}
+    answers = job.asked.ask(job.mailbox(), "collect", monitor.IDLE + DEADLINE, **words)
+    assert [each["event"] for each in answers.values()] == ["collected"]
+    assert job.late() == {1: b"2\n"}
+    assert not proc.alive(job.srun)
+
+
 # ---- pause --------------------------------------------------------------------------------------
 
 
