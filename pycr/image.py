@@ -200,14 +200,17 @@ def directory_error(path: Path, error: OSError) -> DirectoryError:
     return DirectoryError(f"{path}: {error.strerror}")
 
 
-def generations(step_dir: Path) -> list[Path]:
-    """Return the generations of a step's directory, the newest first."""
+def generations(step_dir: Path, ruins: bool = False) -> list[Path]:
+    """Return the generations of a step's directory, the newest first.
+
+    ruins: those too that were set aside and have lost their manifest.
+    """
     try:
         names = [name for name in os.listdir(step_dir) if GENERATION.fullmatch(name)]
     except OSError:
         return []
     found = [step_dir / name for name in sorted(names, key=int, reverse=True)]
-    return [path for path in found if os.path.isfile(path / MANIFEST)]
+    return [path for path in found if os.path.isfile(path / MANIFEST) or (ruins and aside(path))]
 
 
 def steps(image_dir: Path) -> list[Path]:

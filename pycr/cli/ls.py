@@ -72,17 +72,17 @@ def named(word: str) -> Iterator[Path]:
         looked = ", ".join(str(place) for place in places)
         raise ImageError(f"{word}: no checkpoint of it in {looked}: name its directory")
     for step in mine:
-        yield from image.generations(step)
+        yield from image.generations(step, ruins=True)
 
 
 def found(place: Path) -> Iterator[Path]:
     """Yield the generations under an image directory, or of a step's, by step."""
-    own = image.generations(place)
+    own = image.generations(place, ruins=True)
     if own:
         yield from own
         return
     for step in image.steps(place):
-        yield from image.generations(step)
+        yield from image.generations(step, ruins=True)
 
 
 def row(path: Path) -> dict[str, Any]:

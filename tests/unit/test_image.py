@@ -549,3 +549,14 @@ def test_a_generation_is_removed_with_its_jobs_requeue_file(tmp_path: Path) -> N
     write_requeue(tmp_path, 12, path)
     removal.remove(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ruins_are_listed_where_that_is_asked(tmp_path: Path) -> None:
+    """What was set aside and has lost its manifest is no generation, but there to be seen."""
+    step = tmp_path / "12.0"
+    for name in ("0001", "0002", "0003"):
+        (step / name).mkdir(parents=True)
+    (step / "0001" / image.MANIFEST).touch()
+    image.set_aside(step / "0003", "half of it is gone")
+    assert [path.name for path in image.generations(step)] == ["0001"]
+    assert [path.name for path in image.generations(step, ruins=True)] == ["0003", "0001"]
