@@ -75,6 +75,7 @@ class Checkpoint:
         self.writer: Part | None = None
         self.committed: Path | None = None
         self.warnings: list[str] = []
+        self.place = Path()  # the image directory; known from prepare() on
         self.needs = 0  # bytes of its image, at the least; known from prepare() on
         self.beside: Sequence[Checkpoint] = ()  # of the same command
         self.ended = False  # whether its tasks were told to end: the checkpoint then stays
@@ -123,7 +124,7 @@ class Checkpoint:
                 if "reason" in value:
                     raise protocol.error_class(value)(f"{where}: {value['reason']}")
         self.needs = sum(int(each["needs"]) for each in self._facts())
-        directory = (self.inside or self)._image_dir()
+        directory = self.place = (self.inside or self)._image_dir()
         limits.before(self, directory)
         if self.inside is not None and self.inside.writer is not None:
             self.writer = self.inside.writer.part(self.step.name)
@@ -171,11 +172,18 @@ class Checkpoint:
         assert self.writer is not None
         self.helpers.tell(
             do="dump",
-            dir=str(self.writer.path.resolve()),
+            dir=str(self._real_path()),
             keep=not self.options.vacate,
             timeout=self.options.max_wait,
             **more,
         )
+
+    def _real_path(self) -> Path:
+        """Return where it is written: links above the image directory resolved, none below it, which
+        its user could just have put there."""
+        assert self.writer is not None
+        place = (self.inside or self).place
+        return place.resolve() / self.writer.path.relative_to(place)
 
     def dump(self) -> None:
         """Have every task written, and held."""

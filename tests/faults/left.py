@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def sweep_sockets(processes: Processes, cluster: Any) -> list[str]:
     found = []
     for node in (cluster.state.load() or {"nodes": []})["nodes"]:
         for path in Path(f"/proc/{processes.pid(node)}/root/tmp").glob("srun_cr.*"):
-            os.utime(path, (0, 0))  # what is young may not have its listener yet: srun_socket.py
+            with suppress(FileNotFoundError):  # its srun_cr has just ended
+                os.utime(
+                    path, (0, 0)
+                )  # what is young may not have its listener yet: srun_socket.py
             words = ["srun", "--cr", "-n1", f"-w{node}", "true"]
             done = cluster.node(node).run(words, user="alice")
             if path.exists():

@@ -127,7 +127,7 @@ def test_both_answer_alike(alice: Login) -> None:
         assert sorted(sum(map(len, one.values())) for one in each["layout"]) == [1, 3]
         assert each["is_running"] == [True, True, False, True]
         assert each["no"][0] == "job 999999: Slurm knows no such job, or no longer"
-        refused = ["AlreadyDone", "AlreadyDone", "SlurmError", "SlurmError", "SlurmError"]
+        refused = ["AlreadyDone", "AlreadyDone", "NoSuchJob", "SlurmError", "SlurmError"]
         assert each["no"][1:] == [False, *refused]
         assert each["configuration"][2:] == ["/etc/slurm/slurm.conf", "/var/spool/slurmd"]
         assert [node[0] for node in each["nodes"]] == ["n0", "n1", "n2", "n3"]

@@ -104,10 +104,11 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
 
     def midway() -> Any:
         found = alice.pycr_json("status", step)["steps"][0]["running"]
-        return found if found["nodes"]["n1"]["written"] >= found["nodes"]["n1"]["needs"] else None
+        node = found["nodes"]["n1"]
+        whole = node["written"] >= node["needs"] and found["phase"] == "writing"
+        return found if whole else None
 
     running = until("the other node to be done", midway)
-    assert running["phase"] == "writing"
     assert 8 * MIB < running["nodes"]["n0"]["written"] < running["nodes"]["n0"]["needs"]
     root = login("root").pycr("status", step)
     assert re.search(r"running +writing, for \d+ s: [\d.]+ MiB of 2\d\d MiB\n", root.stdout)
