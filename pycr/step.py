@@ -179,8 +179,8 @@ class Checkpoint:
         )
 
     def _real_path(self) -> Path:
-        """Return where it is written: links above the image directory resolved, none below it, which
-        its user could just have put there."""
+        """Return where it is written: links up to the image directory are resolved, none below it,
+        which its user could just have put there."""
         assert self.writer is not None
         place = (self.inside or self).place
         return place.resolve() / self.writer.path.relative_to(place)
