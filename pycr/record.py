@@ -112,8 +112,8 @@ class Record:
         if self.told:
             return
         self.told = True
-        for path in made:
-            every = image.load_all(path)
+        loaded = [(path, image.load_all(path)) for path in made]
+        for path, every in loaded:
             self._append(
                 "committed",
                 steps=[image.step_name(each.job_id, each.step_id) for each in every],
@@ -124,9 +124,8 @@ class Record:
                 key=every[0].key,
                 vacate=self.vacate,
             )
-        for path in made:
-            own = image.load(path)
-            self._run_hook(own.step_id, 0, path)
+        for path, every in loaded:
+            self._run_hook(every[0].step_id, 0, path)
 
     def ended(self, step: Step, why: str) -> None:
         """Note that a job is about to end by its checkpoint: nobody of the job's may live to."""

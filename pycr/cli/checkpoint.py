@@ -12,35 +12,33 @@ from typing import Any
 from pycr import control, image, retention, step
 from pycr.cli import byte_count, count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
-from pycr.cli.words import parse, seconds
+from pycr.cli.words import generations, parse, seconds
 from pycr.errors import PycrError, UsageError
 from pycr.slurm import BATCH
 
 
-def number(text: str) -> int:
-    """Parse --keep."""
-    if not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of checkpoints, 1 or more")
-    return int(text)
-
-
-def run(verb: str, argv: list[str]) -> int:
-    """Run the verb with its arguments; return the exit status."""
-    parser = verb_parser(verb)
-    parser.add_argument("step", metavar="JOB" if verb == "requeue" else "JOB[.STEP]")
+def add_where(parser: argparse.ArgumentParser, since: str = "") -> None:
+    """Add the options that all have which make a checkpoint. since: what --max-wait counts from."""
     parser.add_argument("--image-dir", metavar="DIR", help="write the checkpoint to DIR/JOB.STEP")
     parser.add_argument(
         "--max-wait",
         metavar="SECONDS",
         type=seconds,
         default=0,
-        help="give up, and let all run on, after so long (default: the site's max_wait, or"
+        help=f"give up, and let all run on, after so long{since} (default: the site's max_wait, or"
         f" {step.MAX_WAIT})",
     )
+
+
+def run(verb: str, argv: list[str]) -> int:
+    """Run the verb with its arguments; return the exit status."""
+    parser = verb_parser(verb)
+    parser.add_argument("step", metavar="JOB" if verb == "requeue" else "JOB[.STEP]")
+    add_where(parser)
     parser.add_argument(
         "--keep",
         metavar="N",
-        type=number,
+        type=generations,
         default=0,
         help="then remove all but the newest N checkpoints of it (default: none is removed)",
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pycr import config, gc, sweep
 from pycr.cli import byte_count, count, size, verb_parser
+from pycr.cli.words import generations
 from pycr.errors import PycrError, SlurmError, UsageError, printable
 from pycr.slurm import commands
 
@@ -29,13 +30,6 @@ def age(text: str) -> float:
     return int(match.group(1)) * UNITS[match.group(2)]
 
 
-def number(text: str) -> int:
-    """Parse --keep."""
-    if not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of checkpoints, 1 or more")
-    return int(text)
-
-
 def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
@@ -46,7 +40,7 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument(
         "--keep",
         metavar="N",
-        type=number,
+        type=generations,
         default=0,
         help="keep N of each step, of running jobs too",
     )

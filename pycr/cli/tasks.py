@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pycr import control, step
 from pycr.cli import step_id, verb_parser
-from pycr.cli.checkpoint import report, warn
+from pycr.cli.checkpoint import add_where, report, warn
 from pycr.cli.progress import Line
-from pycr.cli.words import number, parse, seconds
+from pycr.cli.words import number, parse
 
 
 def run(verb: str, argv: list[str]) -> int:
@@ -17,15 +17,7 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument(
         "--begin-time", metavar="EPOCH", type=number, default=0, help="wait until then"
     )
-    parser.add_argument("--image-dir", metavar="DIR", help="write the checkpoint to DIR/JOB.STEP")
-    parser.add_argument(
-        "--max-wait",
-        metavar="SECONDS",
-        type=seconds,
-        default=0,
-        help="give up, and let all run on, so long after that (default: the site's max_wait, or"
-        f" {step.MAX_WAIT})",
-    )
+    add_where(parser, " from then on")
     parser.add_argument("--nodelist", metavar="LIST", default="", help="the nodes of the step")
     parser.add_argument("--json", action="store_true", help="print what was made as JSON")
     arguments = parse(parser, argv, ("image_dir", "max_wait"))

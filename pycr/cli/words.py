@@ -23,6 +23,13 @@ def seconds(text: str) -> int:
     return int(text)
 
 
+def generations(text: str) -> int:
+    """Parse --keep."""
+    if not text.isdigit() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of checkpoints, 1 or more")
+    return int(text)
+
+
 def directory(text: str) -> str:
     """Parse ImageDir=."""
     if not text:
