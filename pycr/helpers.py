@@ -29,7 +29,9 @@ LET_GO = 120
 LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 NOTHING_HELD = 2  # the same, where none was told to freeze anything
 SLURM_ANSWERS = 3.0  # seconds to wait for Slurm to end helpers
-HEAR_OUT = 1.0
+HEAR_OUT = 3.0  # seconds for slurmstepd's last words, which srun brings by another way
+# What srun says when a helper has ended, or could not begin.
+END = re.compile(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting")
 # What slurmctld says of a step that wants no memory where one of its nodes has not yet answered it
 # (stepmgr.c, _pick_step_nodes: it is not in up_node_bitmap): after its own start, for seconds.
 NOT_BACK = re.compile(r"nable to create step .*Memory required by task is not available")
@@ -189,13 +191,23 @@ class Helpers:
                 continue
             *lines, rest = (self._buffers[key.data] + data).split(b"\n")
             self._buffers[key.data] = rest
-            for line in lines:
-                text = line.decode("utf-8", "replace")
-                if key.data == "out":
-                    self._hear(text)
-                else:
-                    self._complaint(text)
+            texts = [line.decode("utf-8", "replace") for line in lines]
+            if key.data == "out":
+                self._hear_all(texts)
+            else:
+                self._complain(texts)
         return bool(self._selector.get_map())
+
+    def _hear_all(self, lines: list[str]) -> None:
+        """Take in lines that came at once: a failure does not hide what is behind it."""
+        failure: PycrError | None = None
+        for line in lines:
+            try:
+                self._hear(line)
+            except PycrError as error:
+                failure = failure or error
+        if failure:
+            raise failure
 
     def _hear(self, line: str) -> None:
         try:
@@ -221,14 +233,13 @@ class Helpers:
     def _raised(where: str, value: protocol.Object) -> PycrError:
         return protocol.error_class(value)(f"{where}: {value.get('reason')}")
 
-    def _complaint(self, line: str) -> None:
-        if not line.strip():
-            return
-        self.complaints.append(line)
+    def _complain(self, lines: list[str]) -> None:
+        lines = [line for line in lines if line.strip()]
+        self.complaints += lines
         if self._over:
             return
         # One helper's end does not end srun: the others wait for commands.
-        if re.search(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting", line):
+        if any(END.search(line) for line in lines):
             self.let_all_go()
             self._hear_out()
             raise self.lost()
@@ -237,7 +248,7 @@ class Helpers:
         """Take in what slurmstepd may still say of a helper's end: it comes behind srun's line."""
         assert self.process.stderr is not None
         give_up = time.monotonic() + HEAR_OUT
-        rest = b""
+        rest, self._buffers["err"] = self._buffers["err"], b""
         while select.select([self.process.stderr], [], [], max(0, give_up - time.monotonic()))[0]:
             data = os.read(self.process.stderr.fileno(), 65536)
             if not data:
@@ -259,7 +270,8 @@ class Helpers:
                 f"{self.step.title}: srun here does not know --cr-helper: the spank_cr plugin"
                 f" is not enabled on this host ({os.uname().nodename}): add it to plugstack.conf"
             )
-        match = re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", words)
+        ends = (re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", line) for line in self.complaints)
+        match = next((end for end in ends if end), None)
         node = f"node {match.group(1)}: " if match else ""
         if "Out Of Memory" in words:
             return SlurmError(
