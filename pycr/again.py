@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import config, image, protocol, record
+from pycr import config, identity, image, record
 from pycr.errors import GeometryError, ImageError, PycrError, RestoreFailed
-from pycr.journal import Event, Journal
+from pycr.journal import FIRST, Event, Journal, begin
 from pycr.manifest import Manifest
 from pycr.requeue import forget_requeue
 from pycr.slurm import BATCH, commands
@@ -28,6 +28,7 @@ from pycr.slurm import BATCH, commands
 FRESH = "fresh"  # --cr-fallback
 WISH = "SLURM_CHECKPOINT_IMAGE_DIR"
 GEOMETRY = "geometry: "  # heads the reason where a generation is no worse for it
+SKEW = 300.0  # seconds by which the clocks of nodes may differ
 FAILURES = (ImageError, RestoreFailed, GeometryError)  # a restore's: what else fails is the node's
 
 
@@ -41,6 +42,14 @@ def note(journal: Journal | None, event: str, **values: object) -> None:
     if journal is not None:
         with suppress(PycrError):
             journal.append(event, **values)
+
+
+def begin_job(job_id: int) -> None:
+    """At a job's first start, leave behind what an earlier job of its number has in the journal."""
+    with suppress(PycrError):
+        journal = journal_of(job_id)
+        if journal is not None and journal.path.exists():
+            note(journal, FIRST)
 
 
 def in_vain(events: list[Event], key: str) -> bool:
@@ -74,22 +83,39 @@ class Found(NamedTuple):
         return 0.0
 
 
-def generations(job_id: int, places: list[Path], events: list[Event]) -> list[Found]:
-    """Return a job's generations, the newest first, those that were set aside among them."""
-    paths: dict[str, Path] = {}
-    keys: dict[str, str] = {}
+def _committed(job_id: int, events: list[Event]) -> dict[str, tuple[Path, str]]:
+    """Return the generations of which a journal knows, with their keys, by their real paths."""
+    found = {}
     for event in events:
         if event["event"] == "committed" and isinstance(event.get("path"), str):
             path = Path(event["path"])
             if path.parent.name.split(".")[0] == str(job_id) and path.is_dir():
-                paths[os.path.realpath(path)] = path
-                keys[os.path.realpath(path)] = str(event.get("key") or "")
+                found[os.path.realpath(path)] = path, str(event.get("key") or "")
+    return found
+
+
+def generations(job_id: int, places: list[Path], every: list[Event]) -> list[Found]:
+    """Return a job's generations, the newest first, those that were set aside among them; not
+    those of an earlier job that had its number.
+
+    every: the lines of its journal, those of earlier jobs too.
+    """
+    first = begin(every)
+    own = _committed(job_id, every[first:])
+    earlier = _committed(job_id, every[:first])
+    paths = {real: path for real, (path, _) in own.items()}
     for place in dict.fromkeys(places):
         for step in image.steps(place):
             if step.name.split(".")[0] == str(job_id):
                 for path in image.generations(step):
                     paths.setdefault(os.path.realpath(path), path.absolute())
-    found = [_load(path, keys.get(real, "")) for real, path in paths.items()]
+    started = every[first]["time"] - SKEW if every and every[first]["event"] == FIRST else 0.0
+    found = [
+        _load(path, own[real][1] if real in own else "")
+        for real, path in paths.items()
+        if real in own or real not in earlier
+    ]
+    found = [each for each in found if each.created >= started]
     return sorted(found, key=lambda each: each.created, reverse=True)
 
 
@@ -119,15 +145,16 @@ class Steps:
     def __init__(self, job_id: int, key: str, named: str) -> None:
         """key: which step (identity.py). named: its --checkpoint-dir. Raises PycrError."""
         self.key, self.journal = key, journal_of(job_id)
-        self.events = self.journal.events() if self.journal is not None else []
+        every = self.journal.every() if self.journal is not None else []
+        self.events = every[begin(every) :]
         batch = image.step_name(job_id, BATCH)
-        every = generations(job_id, places(job_id, named), self.events)
-        steps = [each for each in every if each.path.parent.name != batch]
+        made = generations(job_id, places(job_id, named), every)
+        steps = [each for each in made if each.path.parent.name != batch]
         self._found = [each for each in steps if each.key == key]
         if not self._found:  # those of which nobody can say whose they are may be
             self._found = [each for each in steps if each.manifest is None and not each.key]
         self._others = {each.key: each.path for each in reversed(steps) if each.key}
-        self._whole = [each.path for each in every if each.path.parent.name == batch]
+        self._whole = [each.path for each in made if each.path.parent.name == batch]
         self.had = len(self._found)
         self.told: list[str] = []  # what was set aside just now, for the user
 
@@ -145,7 +172,7 @@ class Steps:
     def in_whole(self) -> Path | None:
         """Return a checkpoint of the whole job that the step is in, None where there is none, or
         where the job would have gone on from it, and has said why it does not."""
-        if protocol.GOES_ON in os.environ:
+        if identity.GOES_ON in os.environ:
             return None
         for path in self._whole:
             with suppress(PycrError):
@@ -240,16 +267,16 @@ class Script:
         self.name = image.step_name(job_id, BATCH)
         self.journal = journal_of(job_id)
 
-    def events(self) -> list[Event]:
+    def every(self) -> list[Event]:
         """Return what the journal has; one that cannot be read has nothing."""
         with suppress(PycrError):
-            return self.journal.events() if self.journal is not None else []
+            return self.journal.every() if self.journal is not None else []
         return []
 
     def _candidates(self) -> Iterator[Path]:
         yield self.named
         place = self.named.parent.parent
-        for each in generations(self.job_id, [place], self.events()):
+        for each in generations(self.job_id, [place], self.every()):
             same = os.path.realpath(each.path) == os.path.realpath(self.named)
             if each.path.parent.name == self.name and not same:
                 yield each.path
@@ -303,7 +330,8 @@ class Script:
         if self.variables.get("SLURM_CR_FALLBACK") != FRESH:
             text = "no checkpoint is left to go on from, and the job is not started afresh"
             return f"{text} (--cr-fallback=fail)"
-        if in_vain(self.events(), "batch"):
+        every = self.every()
+        if in_vain(every[begin(every) :], "batch"):
             return "no checkpoint is left, as after the script began anew: it does not once more"
         home = self.variables.get(WISH, "")
         try:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pycr import config, image, step
+from pycr import config, image, interrupt, step
 from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError, TimedOut
 from pycr.protocol import is_helper
 from pycr.record import Record
@@ -254,6 +254,7 @@ def checkpoint(
                 # What follows may be this process's end too: a keeper is a process of the job's.
                 record.committed([script.committed])
                 record.ended(script.step, "requeued" if requeue else "vacated")
+        interrupt.too_late()
     except BaseException as error:
         step.undo([*script.steps, script], error)
         record.failed([*(each.step for each in script.steps), script.step], error)

@@ -138,7 +138,7 @@ class Helper:
             told = found[str(task_id)].pop("image_dir", "")
             wish = told or proc.environ(leader, "SLURM_CHECKPOINT_IMAGE_DIR") or ""
             told = found[str(task_id)].pop("goes_on", None)
-            goes_on = proc.environ(leader, protocol.GOES_ON) is not None if told is None else told
+            goes_on = proc.environ(leader, identity.GOES_ON) is not None if told is None else told
         self.report(
             {
                 "event": "ready",

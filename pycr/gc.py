@@ -261,7 +261,7 @@ def _journals(place: Path, jobs: Jobs, now: float, removed: set[Path]) -> Iterat
             state = jobs.state(int(name), os.geteuid(), status.st_mtime)
             if not is_over(state) or now - status.st_mtime < YOUNG:
                 continue
-            events = journal.Journal(place, int(name)).events()
+            events = journal.Journal(place, int(name)).every()
             made = [Path(str(each.get("path"))) for each in events if each["event"] == "committed"]
             if not any(path not in removed and os.path.exists(path) for path in made):
                 yield Garbage(

@@ -19,6 +19,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from pycr import interrupt
 from pycr.slurm import BATCH
 
 LONGEST = 60.0
@@ -52,7 +53,8 @@ def run(program: str, job_id: int, step_id: int, error: int, directory: Path) ->
     except OSError as failure:
         return f"{program}: {failure.strerror}"
     try:
-        status = process.wait(LONGEST)
+        with interrupt.heard():
+            status = process.wait(LONGEST)
     except subprocess.TimeoutExpired:
         _end(process)
         return f"{program}: not done after {LONGEST:.0f} s: killed"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "SLURM_CR_STEP"
 BATCH = "SLURM_CR_BATCH"  # JOB:FILE, in the job's batch script alone: spank_cr/slurmstepd.pxi
+GOES_ON = "SLURM_CR_GOES_ON"  # in a batch script submitted with --cr: spank_cr/batch.pxi
 PLACE = "/tmp/srun_cr-steps."
 GEOMETRY = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK")
 PRIME = (1 << 64) - 59  # the largest below 2^64; hashlib takes 5 ms to import
@@ -72,16 +73,25 @@ def _life() -> str:
     return f"{lives()}.{os.environ.get('SLURM_TASK_PID', '')}"
 
 
-def seen() -> set[str]:
-    """Return the steps that have begun in this life."""
-    own = _life().encode()
-    found: set[str] = set()
+def _begun() -> list[list[str]]:
+    """Return the words of each line that is of this life."""
     try:
         with open(place(), "rb", opener=_opener) as file:
-            lines = [line.split() for line in file.read().split(b"\n")]
+            lines = [os.fsdecode(line).split() for line in file.read().split(b"\n")]
     except OSError:
-        return found
-    keys = [os.fsdecode(words[1]) for words in lines if len(words) == 3 and words[0] == own]
+        return []
+    return [words for words in lines if len(words) == 3 and words[0] == _life()]
+
+
+def is_first() -> bool:
+    """Tell whether this srun_cr's step, which was counted, is the first of the job."""
+    return not lives() and [words[2] for words in _begun()[:1]] == [str(os.getpid())]
+
+
+def seen() -> set[str]:
+    """Return the steps that have begun in this life."""
+    found: set[str] = set()
+    keys = [words[1] for words in _begun()]
     for number, each in enumerate(keys):
         found.add(f"{each}.{keys[:number].count(each)}")
     return found

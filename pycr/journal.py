@@ -34,6 +34,8 @@ requeued job has steps by the same names again. The events are written by whoeve
                                                      epoch), where that is not k * `interval` after
                                                      `life`: sooner, as one has failed
     ended                why                         and does no more: requeued, preempted, done
+    first                                            a job has begun: what is before this is of an
+                                                     earlier job, which had the number (batch.pxi)
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +55,7 @@ from pycr.engine import proc
 from pycr.errors import AccessDenied, DirectoryError
 
 DIRECTORY = ".journal"
+FIRST = "first"
 MAX_SIZE = 64 << 20  # bytes that are read of one
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LONGEST = 1000  # characters of a message that are kept
@@ -137,10 +140,14 @@ class Journal:
             raise DirectoryError(f"{self.path}: {error.strerror}") from error
 
     def events(self) -> list[Event]:
-        """Return its lines, oldest first; none where there is no journal.
-
-        Raises DirectoryError, AccessDenied.
+        """Return its lines, oldest first, from the last `first` on: those of the last job that has
+        the number; none where there is no journal. Raises DirectoryError, AccessDenied.
         """
+        every = self.every()
+        return every[begin(every) :]
+
+    def every(self) -> list[Event]:
+        """Return its lines, of earlier jobs too. Raises DirectoryError, AccessDenied."""
         try:
             directory = self._directory(make=False)
             try:
@@ -200,6 +207,12 @@ def _parse(data: bytes) -> Iterator[Event]:
             and isinstance(value.get("steps", []), list)
         ):
             yield value
+
+
+def begin(every: Sequence[Event]) -> int:
+    """Return which line is the first of the last job that has the number."""
+    starts = [at for at, each in enumerate(every) if each["event"] == FIRST]
+    return starts[-1] if starts else 0
 
 
 def state(events: Iterable[Event], step: str | None, since: str = "", job_since: str = "") -> State:

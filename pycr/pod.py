@@ -166,7 +166,7 @@ class Pod:
         return {
             "image_dir": self.environment.get("SLURM_CHECKPOINT_IMAGE_DIR", ""),
             "environment": past,
-            "goes_on": protocol.GOES_ON in self.environment,
+            "goes_on": identity.GOES_ON in self.environment,
             "work": self.worked,
         }
 

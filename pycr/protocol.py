@@ -103,10 +103,6 @@ def say(stream: TextIO, value: Object) -> None:
     stream.flush()
 
 
-# In the environment of the batch script of a job submitted with --cr: spank_cr/slurmstepd.pxi.
-GOES_ON = "SLURM_CR_GOES_ON"
-
-
 def parse_line(value: Object) -> bytes:
     """Return an object as the coordinator sends it: one line."""
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import __version__, config, limits, protocol
+from pycr import __version__, config, interrupt, limits, protocol
 from pycr.errors import AlreadyDone, PycrError, SlurmError, TimedOut
 from pycr.helpers import Helpers
 from pycr.manifest import Manifest, TaskImage
@@ -316,6 +316,7 @@ def checkpoint(
         slots.take(begun)
         record.began(begun)
         run_phases(begun, ["ask", "freeze", *last_phases(options)])
+        interrupt.too_late()
     except BaseException as error:
         undo(begun, error)
         record.failed(steps, error)
@@ -357,7 +358,7 @@ def conclude(
     """End the helpers; return the generations that were made."""
     for each in begun:
         # All is committed and let go: helpers that are slow to end change nothing of that.
-        with suppress(TimedOut):
+        with suppress(TimedOut, KeyboardInterrupt), interrupt.heard():
             each.helpers.end()
         if each.writer is not None:
             each.writer.close()

@@ -161,27 +161,69 @@ cdef void cr_batch_tell(spank_t sp) noexcept nogil:
             spank_setenv(sp, b"SLURM_CHECKPOINT_IMAGE_DIR", path, 1)
 
 
-cdef bint cr_batch_find(spank_t sp, const char *name) noexcept nogil:
-    """Take the generation that a file of that name tells as --restart-dir, as the user; tell
-    whether there is one."""
-    cdef char path[2 * PATH_SIZE]
-    cdef char text[PATH_SIZE]
+cdef bint cr_batch_path(spank_t sp, char *path, size_t size, const char *name) noexcept nogil:
+    """Write which file of that name says from which generation the job goes on."""
     cdef char job[12]
-    cdef stat_t st
     cdef uint32_t job_id = 0
-    cdef long got = -1
-    cdef int fd
     if spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS:
         return False
     snprintf(job, sizeof(job), b"%u", job_id)
     if options.checkpoint_dir[0] != 0:
         strcpy(path, options.checkpoint_dir)
-    elif not cr_batch_place(path, sizeof(path), job):
+    elif not cr_batch_place(path, size, job):
         return False
-    if not (cr_batch_append(path, sizeof(path), b"/") and
-            cr_batch_append(path, sizeof(path), job) and
-            cr_batch_append(path, sizeof(path), b".batch/") and
-            cr_batch_append(path, sizeof(path), name)):
+    return (cr_batch_append(path, size, b"/") and cr_batch_append(path, size, job) and
+            cr_batch_append(path, size, b".batch/") and cr_batch_append(path, size, name))
+
+
+cdef void cr_batch_first(spank_t sp) noexcept nogil:
+    """At a job's first start, leave behind what an earlier job of its number had, as the user.
+
+    Numbers come again: with a new state of slurmctld's, or after MaxJobId. The journal is told so
+    (pycr/journal.py: first); for a job without --cr its first srun_cr does that (step_again.py).
+    """
+    cdef char path[2 * PATH_SIZE]
+    cdef char job[12]
+    cdef char line[64]
+    cdef char last = 0
+    cdef const char *before = b""
+    cdef stat_t st
+    cdef uint32_t job_id = 0
+    cdef int fd
+    if (not options.cr or getuid() == 0 or cr_batch.user[0] == 0 or
+            spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS):
+        return
+    if cr_batch_path(sp, path, sizeof(path), b"newest"):
+        unlink(path)
+    if cr_batch_path(sp, path, sizeof(path), b"requeue"):
+        unlink(path)
+    snprintf(job, sizeof(job), b"%u", job_id)
+    if not (cr_batch_place(path, sizeof(path), job) and
+            cr_batch_append(path, sizeof(path), b"/.journal/") and
+            cr_batch_append(path, sizeof(path), job)):
+        return
+    fd = open(path, O_RDWR | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+    if fd < 0:
+        return
+    if fstat(fd, &st) == 0 and S_ISREG(st.st_mode) and st.st_uid == getuid():
+        if st.st_size > 0 and pread(fd, &last, 1, st.st_size - 1) == 1 and last != c'\n':
+            before = b"\n"                           # behind a line whose writer died within it
+        snprintf(line, sizeof(line), b"%s{\"time\": %lld, \"event\": \"first\"}\n", before,
+                 <long long> time(NULL))
+        if write(fd, line, strlen(line)) < 0:
+            slurm_error(b"cr: couldn't write to %s: %s", path, strerror(errno))
+    close(fd)
+
+
+cdef bint cr_batch_find(spank_t sp, const char *name) noexcept nogil:
+    """Take the generation that a file of that name tells as --restart-dir, as the user; tell
+    whether there is one."""
+    cdef char path[2 * PATH_SIZE]
+    cdef char text[PATH_SIZE]
+    cdef stat_t st
+    cdef long got = -1
+    cdef int fd
+    if not cr_batch_path(sp, path, sizeof(path), name):
         return False
     fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
     if fd < 0:

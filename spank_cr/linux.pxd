@@ -26,7 +26,7 @@ cdef extern from "<unistd.h>" nogil:
     int pipe2(int *fds, int flags)
     int close(int fd)
     long read(int fd, void *buf, size_t count)
-    long write(int fd, const void *buf, size_t count)
+    long pread(int fd, void *buf, size_t count, long offset)
     long write(int fd, const void *buf, size_t count)
     long readlink(const char *path, char *buf, size_t size)
     int execve(const char *path, char *const *argv, char *const *envp)
@@ -54,6 +54,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_RDONLY
     enum: O_RDWR
     enum: O_WRONLY
+    enum: O_APPEND
     enum: O_CREAT
     enum: O_EXCL
     enum: O_CLOEXEC
@@ -65,6 +66,7 @@ cdef extern from "<sys/stat.h>" nogil:
     struct stat_t "stat":
         uid_t st_uid
         mode_t st_mode
+        long st_size
     int mkdir(const char *path, mode_t mode)
     int stat(const char *path, stat_t *st)
     int lstat(const char *path, stat_t *st)

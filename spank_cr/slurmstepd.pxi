@@ -262,8 +262,11 @@ cdef int cr_slurmstepd_task_init(spank_t sp) noexcept nogil:
     if batch:
         options.helper[0] = 0
         cr_batch_variables(sp)
-        if cr_batch_again(sp) and not (options.cr and cr_batch_find(sp, b"newest")):
-            cr_batch_find(sp, b"requeue")          # no capability is in effect
+        # No capability is in effect.
+        if not cr_batch_again(sp):
+            cr_batch_first(sp)
+        elif not (options.cr and cr_batch_find(sp, b"newest")):
+            cr_batch_find(sp, b"requeue")
         cr_keeper_start(sp)
     cr_batch_tell(sp)
     if options.helper[0] == 0 and options.restart_dir[0] == 0:

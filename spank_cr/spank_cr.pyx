@@ -14,6 +14,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, exit, malloc, realloc
 from libc.string cimport (memcpy, memset, strcat, strchr, strcmp, strcpy, strerror, strlen, strncmp,
                           strrchr)
+from libc.time cimport time
 from linux cimport *
 from spank cimport *
 

@@ -11,12 +11,11 @@ import importlib
 import io
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pycr import __version__
+from pycr import __version__, interrupt
 from pycr.errors import DirectoryError, PycrError, UsageError, printable
 from pycr.manifest import Manifest
 from pycr.slurm import BATCH
@@ -46,6 +45,7 @@ VERBS = {
     "gc": ("gc", "remove checkpoints that are of no more use"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }
+CHECKPOINTS = ("create", "vacate", "requeue", "tasks", "drain")  # what these make is given up
 
 
 def by_name(text: str) -> str:
@@ -134,26 +134,25 @@ def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    # Interrupted or terminated, a checkpoint is given up in order, as for an error.
-    debug = False
+    debug, verb = False, ""
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        interrupt.catch()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
         if sys.argv[1:2] == ["--complete"]:  # from a shell's completion, on every Tab
             return int(importlib.import_module("pycr.cli.completion").run(sys.argv[2:]))
         arguments = parser().parse_args()
-        debug = arguments.debug
-        module = importlib.import_module(f"pycr.cli.{VERBS[arguments.verb][0]}")
-        return int(module.run(arguments.verb, arguments.rest))
+        debug, verb = arguments.debug, arguments.verb
+        module = importlib.import_module(f"pycr.cli.{VERBS[verb][0]}")
+        return int(module.run(verb, arguments.rest))
     except PycrError as error:
         if debug:
             raise
         print(f"pycr: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("pycr: interrupted: given up, the tasks run on", file=sys.stderr)
+        more = ": given up, the tasks run on" if verb in CHECKPOINTS else ""
+        print(f"pycr: interrupted{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,12 +7,14 @@ import os
 import pwd
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pycr import protocol
+from pycr.journal import Journal
 from pycr.requeue import write_requeue
 
 from .driver import CAP_CHECKPOINT_RESTORE, STEP, Host, Run
@@ -370,6 +372,39 @@ def test_newest_is_for_jobs_submitted_with_cr(
     assert restored(host.run(lines))[10] == str(generation)
     requeue.unlink()
     went_on(host.run(lines))
+
+
+def test_the_first_start_of_a_number_that_comes_again(
+    host: Host, python: Path, place: Path, requeue: Path
+) -> None:
+    """Of a job submitted with --cr: an earlier job's files are not what it goes on from later, and
+    the journal has a line. Another user's journal, and what is no file, is left alone."""
+    newest = requeue.with_name("newest")
+    newest.write_bytes(requeue.read_bytes())
+    journals = place / ".journal"
+    journals.mkdir()
+    for path in (place, requeue.parent, journals):
+        os.chown(path, WHO.pw_uid, WHO.pw_gid)
+    book = Journal(place, 7, WHO.pw_uid)
+    book.path.write_bytes(b'{"time": 1, "event": "committed"}\n{"time": 2, "ev')
+    cr = script(python, f"arg checkpoint_dir={place}", options=("cr",))
+    went_on(host.run(cr))  # root's
+    assert b"first" not in book.path.read_bytes()
+    os.chown(book.path, WHO.pw_uid, WHO.pw_gid)
+    newest.touch()
+    went_on(host.run(script(python, f"arg checkpoint_dir={place}")))
+    assert newest.exists() and len(book.every()) == 1
+    went_on(host.run(cr))
+    assert not newest.exists() and not requeue.exists()
+    assert [each["event"] for each in book.events()] == ["first"]
+    assert abs(book.events()[0]["time"] - time.time()) < 60
+    assert [each["event"] for each in book.every()] == ["committed", "first"]
+    went_on(host.run([*cr[:-1], AGAIN, cr[-1]]))
+    assert len(book.every()) == 2
+    book.path.unlink()
+    book.path.symlink_to(place / "elsewhere")
+    went_on(host.run(cr))
+    assert not (place / "elsewhere").exists()
 
 
 def test_steps_are_counted_where_nobody_could_know(host: Host, python: Path) -> None:

@@ -209,14 +209,48 @@ srun --cr bash -c "$COUNT" c 3; echo third $?
     assert left.files["c.out"] == out(3)
 
 
+def number_again(alice: Login, *options: str) -> None:
+    """An earlier job had its number: put back before it has a checkpoint, it begins anew, where
+    that one's would be restored otherwise."""
+    text = f'{COUNT}srun --cr --cr-name=x bash -c "$COUNT" a 20; echo status $?\n'
+    name = "".join(options).strip("-")
+    options = (*options, f"--checkpoint-dir={alice.dir}/numbers{name}")
+    assert alice.run("mkdir", f"numbers{name}").returncode == 0
+    old = Job(alice, f"old{name}", text, *options)
+    old.has("a.out", 5)
+    step = f"{old.job_id}.batch" if name else old.step()
+    assert old.login.pycr("create", step).returncode == 0
+    old.go("a")
+    old.end()
+    job = Job(alice, f"new{name}", text, "--hold", *options)
+    renamed = step.replace(old.job_id, job.job_id)
+    done = job.login.sh(
+        f"cd ~/checkpoint/.journal && mv {old.job_id} {job.job_id} &&"
+        f" cd {alice.dir}/numbers{name} && mv {step} {renamed} && sed -i 's|/{step}/|/{renamed}/|'"
+        f" ~/checkpoint/.journal/{job.job_id} $(find . -name newest)"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert job.login.run("scontrol", "release", job.job_id).returncode == 0
+    job.has("a.out", 5)
+    job.requeue()
+    job.go("a")
+    ended = job.end()
+    assert ended.status == "0:0" and ended.files["a.out"].endswith(out(20)), ended
+    assert ended.files["a.out"].count("\n") >= 20 + 5
+    events = [each["event"] for each in job.journal()]
+    assert "committed" in events and "first" in events and "restored" not in events, events
+
+
 def nothing_counted(login: Login) -> bool:
     return login.sh("ls /tmp/srun_cr-steps.*").stdout == ""
 
 
 def test_steps_go_on(alice: Login) -> None:
     cases = (loop, order, damaged, none_left)
-    with ThreadPoolExecutor(len(cases)) as pool:
-        for future in [pool.submit(case, alice) for case in cases]:
+    with ThreadPoolExecutor(len(cases) + 2) as pool:
+        found = [pool.submit(case, alice) for case in cases]
+        found += [pool.submit(number_again, alice, *each) for each in ((), ("--cr",))]
+        for future in found:
             future.result()
     for node in ("n0", "n1", "n2", "n3"):
         login = Login(alice.cluster, "alice", node, alice.place)

@@ -131,7 +131,7 @@ def test_job_without_a_step(alice: Login) -> None:
 
 
 def test_shell_of_salloc(alice: Login) -> None:
-    alice.popen("salloc", "-n1", "sleep", "60")
+    alice.popen("salloc", "-K", "-n1", "sleep", "60")
     job = until("the allocation", alice.jobs)[0]
     words = "it is salloc's, whose shell at a terminal cannot be checkpointed: name a step"
     assert_fails(alice.pycr("create", str(job)), 7, words)

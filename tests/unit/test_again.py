@@ -166,6 +166,19 @@ def test_its_own_generations_newest_first(steps: Path) -> None:
     assert other.had == 1 and other.next() is None and "manifest" in image.aside(newest)
 
 
+def test_none_of_an_earlier_job(steps: Path) -> None:
+    """Which had the number: those that the journal has as such, and older ones; clocks differ."""
+    write_of(steps, "k.0", 1000.0)
+    other = write_of(steps, "k.0", 1900.0)
+    own = write_of(steps, "k.0", 2000.0 - again.SKEW)
+    known = {"event": "committed", "time": 1900.0, "path": str(other)}
+    every = [known, {"event": "first", "time": 2000.0}]
+    assert [each.path for each in again.generations(12, [steps], every)] == [own]
+    assert len(again.generations(12, [steps], [known])) == 3
+    every.append({**known, "time": 2001.0})  # the first one of the name was removed
+    assert [each.path for each in again.generations(12, [steps], every)] == [other, own]
+
+
 def test_why_a_restart_failed(steps: Path) -> None:
     """It is set aside for what is its own fault alone; a task's own 125 is none."""
     path = write_of(steps, "k.0", 1.0)

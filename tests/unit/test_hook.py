@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,3 +62,25 @@ def test_it_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.Monke
     while proc.alive(child) and time.monotonic() < give_up:
         time.sleep(0.01)
     assert not proc.alive(child)
+
+
+def test_interrupted_when_it_is_too_late(tmp_path: Path) -> None:
+    """It is ended, also where the signal came before it; what is made stays made."""
+    name = program(tmp_path, "sleep 1000")
+    text = f"""
+import os, signal
+from pathlib import Path
+from pycr import hook, interrupt
+interrupt.catch()
+interrupt.too_late()
+signal.setitimer(signal.ITIMER_REAL, 1)
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+print(hook.run({name!r}, 1, 0, 0, Path("/")))
+os.kill(os.getpid(), signal.SIGINT)
+print(hook.run({name!r}, 1, 0, 0, Path("/")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{name}: interrupted"] * 2

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pycr.errors import AccessDenied, DirectoryError
-from pycr.journal import DIRECTORY, Event, Journal, State, state
+from pycr.journal import DIRECTORY, Event, Journal, State, begin, state
 
 NOW = 1000.0
 
@@ -55,6 +55,17 @@ def test_torn_lines_are_passed_over(tmp_path: Path) -> None:
             b'[]\n{"event": 3, "time": 1}\n{"time": true, "event": "x"}\n\xff\n' + b"[" * 10**5
         )
     assert [each["text"] for each in journal.events()] == ["one", "two"]
+
+
+def test_an_earlier_job_of_the_number(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 7)
+    journal.append("done", key="k.0")
+    assert begin(journal.every()) == 0 == begin([])
+    journal.append("first")
+    journal.append("first")
+    journal.append("note", text="mine")
+    assert [each["event"] for each in journal.events()] == ["first", "note"]
+    assert len(journal.every()) == 4
 
 
 @pytest.mark.parametrize("what", ["directory", "file"])

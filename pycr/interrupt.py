@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ctrl-C, SIGTERM and SIGHUP: a command gives up in order, until what it does is done.
+
+    catch() ---- KeyboardInterrupt, wherever it is ---- too_late() ---- noted, and no more
+
+A checkpoint that is committed cannot be given up: the command says that it was made.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_late = False
+_noted = False
+
+
+def catch() -> None:
+    """Have the three raise KeyboardInterrupt; not SIGINT and SIGHUP where a shell's `&` or nohup
+    has them ignored."""
+    for signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signo == signal.SIGTERM or signal.getsignal(signo) != signal.SIG_IGN:
+            signal.signal(signo, _come)
+
+
+def _come(signo: int, frame: FrameType | None) -> None:
+    global _noted
+    _noted = True
+    if not _late:
+        raise KeyboardInterrupt
+
+
+def too_late() -> None:
+    """Only note them from now on."""
+    global _late
+    _late = True
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Have them raise KeyboardInterrupt all the same: to end a wait that changes nothing more."""
+    global _late
+    before, _late = _late, False
+    try:
+        if before and _noted:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        _late = before
