@@ -15,7 +15,6 @@ goes on and it is asked again, until --max-wait.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -125,20 +124,17 @@ class Script(Checkpoint):
         """Return the steps that the script's srun_cr processes wait for."""
         return sorted(set(self.helpers.events("asked")[0]["steps"]))
 
-    def warn_of_others(self) -> None:
-        """Warn of steps that no srun_cr of the script waits for, where the job is to end."""
-        if not self.options.vacate:
-            return
-        found: list[Step] = []
-        with suppress(SlurmError):  # a warning that cannot be is no reason to fail
-            found = slurm().steps(self.job)
-        for other in found:
-            name = other.fields.get("Name", "")
-            if other.name not in self.step_names() and not is_helper(name):
-                self.warnings.append(
-                    f"{other.title}: the script did not start it: it ends with the job, and is not"
-                    " in the checkpoint"
-                )
+    def warn_of_others(self, names: list[str], every: list[Step]) -> None:
+        """Warn of steps that no srun_cr of the script waits for, where the job is to end.
+
+        names: those that one does. Not while anything stands still: Slurm may be slow to answer.
+        """
+        self.warnings = [
+            f"{other.title}: the script did not start it: it ends with the job, and is not in the"
+            " checkpoint"
+            for other in every
+            if other.name not in names and not is_helper(other.fields.get("Name", ""))
+        ]
 
     def freeze(self) -> None:
         """Hold the output of the script's sruns, and have the script stand still."""
@@ -148,9 +144,7 @@ class Script(Checkpoint):
     def commit(self) -> Path:
         """Make the whole generation visible; what ends the helper now ends the script too."""
         if self.options.vacate:
-            # From here on there is no way back: half done, the job would be lost.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda *_: None)
+            interrupt.too_late()  # half done, the job would be lost
         made = super().commit()
         if self.goes_on:
             write_requeue(self._home(), self.job.job_id, made, image.NEWEST)
@@ -247,7 +241,6 @@ def checkpoint(
         slots.take([script])
         while not freeze_all(script, record, slots):
             time.sleep(AGAIN)
-        script.warn_of_others()
         for phase in step.last_phases(options):
             run_last(script, phase)
             if phase == "commit" and options.vacate and script.committed is not None:
@@ -311,9 +304,12 @@ def freeze_all(script: Script, record: Record, slots: Slots) -> bool:
 
 def running(script: Script, names: list[str]) -> list[Step]:
     """Return the named steps. Raises AlreadyDone where one has just ended."""
-    if not names:
+    if not names and not script.options.vacate:
         return []
-    found = {each.name: each for each in slurm().steps(script.job)}
+    every = slurm().steps(script.job)
+    if script.options.vacate:
+        script.warn_of_others(names, every)
+    found = {each.name: each for each in every}
     for name in names:
         if name not in found:
             raise AlreadyDone(f"step {name}: it has just ended")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _late = False
 _noted = False
 
@@ -20,7 +21,7 @@ _noted = False
 def catch() -> None:
     """Have the three raise KeyboardInterrupt; not SIGINT and SIGHUP where a shell's `&` or nohup
     has them ignored."""
-    for signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signo in SIGNALS:
         if signo == signal.SIGTERM or signal.getsignal(signo) != signal.SIG_IGN:
             signal.signal(signo, _come)
 
@@ -36,6 +37,12 @@ def too_late() -> None:
     """Only note them from now on."""
     global _late
     _late = True
+
+
+def over() -> None:
+    """Ignore them: the command's status stands, and Python would end by them on its last way."""
+    for signo in SIGNALS:
+        signal.signal(signo, signal.SIG_IGN)
 
 
 @contextmanager

@@ -169,3 +169,5 @@ def main() -> int:
         what = f"{type(error).__name__}: {error}"
         print(f"pycr: a fault of pycr's own: {what} (--debug shows where)", file=sys.stderr)
         return PycrError.exit_status
+    finally:
+        interrupt.over()
