@@ -18,11 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pycr import config, identity, image, record
+from pycr import config, identity
+from pycr.coordinator import record
 from pycr.errors import GeometryError, ImageError, PycrError, RestoreFailed
+from pycr.images import image
+from pycr.images.manifest import Manifest
+from pycr.images.requeue import forget_requeue
 from pycr.journal import FIRST, Event, Journal, begin
-from pycr.manifest import Manifest
-from pycr.requeue import forget_requeue
 from pycr.slurm import BATCH, commands
 
 FRESH = "fresh"  # --cr-fallback

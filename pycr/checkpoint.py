@@ -128,7 +128,7 @@ def able(job_id: int, step_id: int) -> int:
     Raises SlurmError: Disabled where checkpoints are disabled; otherwise what create() would raise,
     as far as Slurm alone can say.
     """
-    from pycr import control
+    from pycr.coordinator import control
 
     return told(lambda: control.able(*_named(job_id, step_id)))
 
@@ -148,7 +148,7 @@ def complete(
     slurm.h calls it. error_code, error_msg: the highest code is kept, with its message; 0: none.
     Raises SlurmError: AlreadyDone where that is not the checkpoint that began last.
     """
-    from pycr import control
+    from pycr.coordinator import control
 
     named = start_time or begin_time
     told(
@@ -175,7 +175,7 @@ def disable(job_id: int, step_id: int) -> None:
 
     Raises SlurmError.
     """
-    from pycr import control
+    from pycr.coordinator import control
 
     told(lambda: control.switch(*_named(job_id, step_id), on=False))
 
@@ -185,7 +185,7 @@ def enable(job_id: int, step_id: int) -> None:
 
     Raises SlurmError.
     """
-    from pycr import control
+    from pycr.coordinator import control
 
     told(lambda: control.switch(*_named(job_id, step_id), on=True))
 
@@ -196,7 +196,7 @@ def error(job_id: int, step_id: int) -> tuple[int, str]:
     Also after the step has ended, while its journal is there. As root, of any user's job; the whole
     process is that user while the journal is read. Raises SlurmError.
     """
-    from pycr import control
+    from pycr.coordinator import control
 
     return told(lambda: control.error(*_named(job_id, step_id)))
 
@@ -296,7 +296,7 @@ def _made(
     import json
     from pathlib import Path
 
-    from pycr import control
+    from pycr.coordinator import control
 
     options = [f"--max-wait={int(max_wait)}"] if max_wait else []
     if image_dir:

@@ -4,7 +4,7 @@
     SLURM_CR_STEP=8f0c27d1e35a9b64.2       the third step of that command, directory and geometry
     SLURM_CR_STEP=@main.0                  the first with --cr-name=main
 
-srun hands the variable to its tasks, where a checkpoint finds it (dumper.py, pod.py); it is in the
+srun hands the variable to its tasks, where a checkpoint finds it (node/, pod/); it is in the
 manifest with Slurm's other variables. The order is counted in a file on the script's node, one for
 the job, to which each srun_cr of the script appends a line before it starts srun:
 

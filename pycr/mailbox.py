@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NAME = "pycr-callback"
 PROTOCOL = 1
-MONITOR_COMM = "pycr-monitor"  # the name of what stands beside srun (monitor.py); 15 bytes at most
+MONITOR_COMM = "pycr-monitor"  # the name of what stands beside srun; 15 bytes at most
 MONITOR = "monitor"  # and the role of its mailbox
 SILENCE = 10  # turns of a second each without a word, after which the asker is taken for dead
 

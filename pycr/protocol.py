@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What pycr's parts say to one another, in one place.
 
-Coordinator (step.py) and helpers (node.py), over the helper step's standard streams; srun sends
+Coordinator (coordinator/) and helpers (node/), over the helper step's standard streams; srun sends
 what it reads to every helper:
 
     coordinator                      helper on each node
@@ -28,7 +28,7 @@ what it reads to every helper:
 A helper's object is cut into lines of at most 1024 bytes, which slurmstepd passes on whole but may
 mix with other nodes': "NODE + PIECE" ... "NODE . PIECE". The coordinator's are one line each.
 
-Helper (node.py) and pod (pod.py), over an abstract Unix socket whose name is on the pod's command
+Helper (node/) and pod (pod/), over an abstract Unix socket whose name is on the pod's command
 line: the same objects, for its one task. It is abstract so that nothing is left behind when a step
 is killed outright; each side checks the other's uid (SO_PEERCRED).
 """

@@ -2,8 +2,8 @@
 # The remote context, for a batch script: what its srun_cr processes are told; and when Slurm starts
 # a requeued job again, whether there is a checkpoint to restore it from.
 #
-#     DIR/JOB.batch/newest          of a job submitted with --cr: its newest generation
-#     DIR/JOB.batch/requeue         one line: the generation (pycr/requeue.py), by `pycr requeue`
+#     DIR/JOB.batch/newest          one line: the newest generation of a job submitted with --cr
+#     DIR/JOB.batch/requeue         the same, left by `pycr requeue` (pycr/images/requeue.py)
 #
 # DIR is --checkpoint-dir as the job was submitted with, or the site's default for the user.
 
@@ -180,7 +180,7 @@ cdef void cr_batch_first(spank_t sp) noexcept nogil:
     """At a job's first start, leave behind what an earlier job of its number had, as the user.
 
     Numbers come again: with a new state of slurmctld's, or after MaxJobId. The journal is told so
-    (pycr/journal.py: first); for a job without --cr its first srun_cr does that (step_again.py).
+    (pycr/journal.py: first); for a job without --cr its first srun_cr does that (srun_cr/step.py).
     """
     cdef char path[2 * PATH_SIZE]
     cdef char job[12]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The names that checkpoint/blcr gave its images, where --restart-dir has one (pycr/oldnames.py).
+# The names that checkpoint/blcr gave its images, for --restart-dir (pycr/images/oldnames.py).
 #
 #     DIR/12.3/task.0.ckpt, DIR/12.3.ckpt                 -> DIR/12.3
 #     DIR/12/script.ckpt,   DIR/12.ckpt,   DIR/12         -> DIR/12.batch

@@ -32,7 +32,7 @@ cdef struct cr_options:
     int keep                             # generations to keep, 0: none given
     char checkpoint_dir[PATH_SIZE]
     char restart_dir[PATH_SIZE]
-    char files[8]                        # cut, keep or refuse (pycr/files.py)
+    char files[8]                        # cut, keep or refuse (pycr/pod/files.py)
     char helper[32]                      # JOB.STEP that a helper step is to work on
 
 cdef cr_options options

@@ -7,7 +7,7 @@
 #                   its own end <- wait status on status
 #
 # A signal goes to PID 1 as a byte, not as a signal: some process-tracking plugins signal every
-# process of a step themselves, so only PID 1 can tell whether to pass it on (pod.py).
+# process of a step themselves, so only PID 1 can tell whether to pass it on (pycr/pod/process.py).
 
 cdef enum:
     CR_EXIT_FAILED = 125          # errors.py: RestoreFailed

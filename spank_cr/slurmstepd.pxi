@@ -133,7 +133,7 @@ cdef bint cr_leave(const char *directory, const char *name, int64_t number) noex
 cdef bint cr_tell_others() noexcept nogil:
     """Tell the step's other pods that this task cannot be restored, where they wait for it.
 
-    As the user, and as pycr/meeting.py does: in .restart-JOB.STEP beside the generation.
+    As the user, and as pycr/pod/meeting.py does: in .restart-JOB.STEP beside the generation.
     """
     cdef char place[PATH_SIZE + 64]
     cdef char manifest[PATH_SIZE + 16]

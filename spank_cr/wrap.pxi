@@ -6,7 +6,7 @@
 #
 # The socket is made and srun started again here, and not in srun_cr, so that Python starts beside
 # srun and not before it: 20 ms of each `srun --cr`. Started by hand, srun_cr does both itself
-# (pycr/srun_cr.py); what it is told here, in SRUN_CR_ variables, it tells nobody.
+# (pycr/srun_cr/command.py); what it is told here, in SRUN_CR_ variables, it tells nobody.
 
 cdef sigset_t cr_mask                 # as the shell gave it, as far as srun leaves it to be seen
 cdef bint cr_ignored[65]
@@ -138,7 +138,7 @@ cdef void cr_wrap_signals(const sigset_t *mask) noexcept nogil:
 cdef bint cr_wrap_in_job() noexcept nogil:
     """Tell whether this runs in a batch script or a task, where it can be dumped with it.
 
-    pycr/srun_cr.py decides by the same, in_job().
+    pycr/srun_cr/command.py decides by the same, in_job().
     """
     return (getenv(b"SLURM_JOB_ID") != NULL and getenv(b"SLURMD_NODENAME") != NULL and
             not isatty(0) and not isatty(1) and not isatty(2))
@@ -163,7 +163,7 @@ cdef void cr_wrap_exec(char **argv, size_t args, char **given) noexcept nogil:
 cdef void cr_wrap() noexcept nogil:
     """Start srun again as a child and become srun_cr, which adopts it; returns only by exit.
 
-    In a job srun_cr starts srun itself: srun must not be below it there (pycr/monitor.py).
+    In a job srun_cr starts srun itself: srun must not be below it there (pycr/srun_cr/monitor.py).
 
     /proc/self/cmdline and environ still hold what execve(2) was given; srun has by now changed
     its own copies.

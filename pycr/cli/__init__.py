@@ -15,11 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pycr import __version__, interrupt
+from pycr import __version__
+from pycr.coordinator import interrupt
 from pycr.errors import DirectoryError, PycrError, UsageError, printable
-from pycr.manifest import Manifest
+from pycr.images.manifest import Manifest
+from pycr.images.space import size as size
 from pycr.slurm import BATCH
-from pycr.space import size as size
 
 NO_VAL = 0xFFFFFFFE  # every step of a job
 

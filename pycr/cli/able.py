@@ -8,8 +8,8 @@ import os
 import sys
 import time
 
-from pycr import control
 from pycr.cli import step_id, verb_parser
+from pycr.coordinator import control
 from pycr.errors import Disabled, Suspended
 
 ISO = "%FT%T"

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pycr import control, image, retention, step
 from pycr.cli import byte_count, count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
 from pycr.cli.words import generations, parse, seconds
+from pycr.coordinator import control, step
 from pycr.errors import PycrError, UsageError
+from pycr.images import image, retention
 from pycr.slurm import BATCH
 
 

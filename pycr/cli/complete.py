@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pycr import control
 from pycr.cli import step_id, verb_parser
 from pycr.cli.words import number
+from pycr.coordinator import control
 
 
 def run(verb: str, argv: list[str]) -> int:

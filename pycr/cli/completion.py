@@ -25,9 +25,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from pycr import cli, image
+from pycr import cli
 from pycr.cli.find import image_dirs
 from pycr.errors import PycrError
+from pycr.images import image
 from pycr.protocol import is_helper
 from pycr.slurm import commands
 

@@ -8,11 +8,11 @@ import json
 import os
 import sys
 
-from pycr import drain, step
 from pycr.cli import count, size, verb_parser
 from pycr.cli.progress import Line
 from pycr.cli.words import seconds
-from pycr.drain import DONE, PLANNED, REQUEUE, Work
+from pycr.coordinator import drain, step
+from pycr.coordinator.drain import DONE, PLANNED, REQUEUE, Work
 from pycr.errors import Remaining, SlurmError, printable
 
 PARALLEL = 4

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pycr import control
 from pycr.cli import step_id, verb_parser
+from pycr.coordinator import control
 
 
 def run(verb: str, argv: list[str]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 
-from pycr import control
 from pycr.cli import step_id, verb_parser
+from pycr.coordinator import control
 from pycr.errors import printable
 
 

@@ -8,8 +8,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import config, oldnames
+from pycr import config
 from pycr.errors import ImageError, SlurmError
+from pycr.images import oldnames
 
 
 def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
@@ -30,7 +31,7 @@ def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
 
 def target(word: str, option: str | None) -> Path:
     """Return the path that a word means: JOB, JOB.STEP in an image directory, or else a directory,
-    or the name of an old image (oldnames.py).
+    or the name of an old image (images/oldnames.py).
 
     Raises ImageError.
     """

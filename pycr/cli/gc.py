@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import config, gc, sweep
+from pycr import config
 from pycr.cli import byte_count, count, size, verb_parser
 from pycr.cli.words import generations
 from pycr.errors import PycrError, SlurmError, UsageError, printable
+from pycr.images import gc, sweep
 from pycr.slurm import commands
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pycr import image, oldnames
 from pycr.cli import size, totals, verb_parser
 from pycr.cli.find import image_dirs
 from pycr.cli.when import age, span
 from pycr.errors import DirectoryError, ImageError, PycrError
+from pycr.images import image, oldnames
 
 # --sort: what a row is put by, and whether the largest comes first
 ORDERS = {"age": ("created", True), "size": ("size", True), "work": ("work", True)}

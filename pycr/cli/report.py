@@ -10,11 +10,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import history, report_json, report_text
 from pycr.cli import step_id, verb_parser
 from pycr.cli.restart import regain
 from pycr.errors import DirectoryError, UsageError
-from pycr.history import Report
+from pycr.report import as_json, history, text
+from pycr.report.history import Report
 
 FORMS = (".svg", ".png")
 
@@ -39,7 +39,7 @@ def run(verb: str, argv: list[str]) -> int:
         raise UsageError(f"{arguments.file}: -o takes a name that ends in .svg or .png")
     if arguments.source is not None:
         with open(arguments.source, "rb") as file:
-            made = report_json.load(file.read(report_json.LONGEST), arguments.source)
+            made = as_json.load(file.read(as_json.LONGEST), arguments.source)
     else:
         job_id, wanted = step_id(arguments.job)
         if wanted is not None:
@@ -49,11 +49,11 @@ def run(verb: str, argv: list[str]) -> int:
         regain()
         write(Path(arguments.file), drawn(made, form))
     if arguments.json:
-        print(report_json.dump(made))
+        print(as_json.dump(made))
     elif not arguments.file:
         unicode = "utf-8" in (sys.stdout.encoding or "").lower() and is_utf8()
         width = shutil.get_terminal_size((100, 24)).columns
-        print("\n".join(report_text.lines(made, width, unicode)))
+        print("\n".join(text.lines(made, width, unicode)))
     return 0
 
 
@@ -65,7 +65,7 @@ def is_utf8() -> bool:
 
 def drawn(made: Report, form: str) -> bytes:
     """Return the picture in one of its forms."""
-    from pycr import picture  # the text needs none of it
+    from pycr.report import picture  # the text needs none of it
 
     shapes = picture.draw(made)
     return picture.svg(shapes) if form == ".svg" else picture.png(shapes)

@@ -10,14 +10,17 @@ import shlex
 import time
 from pathlib import Path
 
-from pycr import become, config, image, meeting, resubmit
+from pycr import config
 from pycr.cli import by_name, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
 from pycr.cli.words import behind, take
+from pycr.coordinator import become, resubmit
 from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
-from pycr.files import CUT, POLICIES
-from pycr.manifest import Manifest
+from pycr.images import image
+from pycr.images.manifest import Manifest
+from pycr.pod import meeting
+from pycr.pod.files import CUT, POLICIES
 from pycr.slurm import Geometry, commands, geometry_from, like, names_nodes
 from pycr.slurm.api import slurm
 

@@ -7,11 +7,11 @@ import json
 import os
 from pathlib import Path
 
-from pycr import image, removal
 from pycr.cli import verb_parser
 from pycr.cli.find import target
 from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
-from pycr.requeue import read_requeue
+from pycr.images import image, removal
+from pycr.images.requeue import read_requeue
 from pycr.slurm.api import slurm
 
 

@@ -7,10 +7,10 @@ import json
 import shlex
 import time
 
-from pycr import image
 from pycr.cli import count, size, totals, verb_parser
 from pycr.cli.find import target
 from pycr.cli.when import age, moment, span
+from pycr.images import image
 
 
 def run(verb: str, argv: list[str]) -> int:

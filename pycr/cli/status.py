@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`pycr status`: how a job's checkpoints stand, and how far a running one is; --watch redraws it.
 
-What is known is read by pycr/status.py. --watch ends with 0 when the job has, with 130 on Ctrl-C.
+What is known is read by pycr/coordinator/status.py. --watch ends with 0 when the job has, with 130
+on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import time
 
 from pycr.cli import count, size, step_id, verb_parser
 from pycr.cli.when import age, moment, span
+from pycr.coordinator.status import Of, Part, Progress, Reader, Status
 from pycr.errors import AccessDenied, NoSuchJob, SlurmError, printable
 from pycr.slurm import Job, commands
-from pycr.status import Of, Part, Progress, Reader, Status
 
 EVERY = 2.0  # seconds between two looks of --watch
 BAR = 24  # characters

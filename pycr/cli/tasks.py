@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from pycr import control, step
 from pycr.cli import step_id, verb_parser
 from pycr.cli.checkpoint import add_where, report, warn
 from pycr.cli.progress import Line
 from pycr.cli.words import number, parse
+from pycr.coordinator import control, step
 
 
 def run(verb: str, argv: list[str]) -> int:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pycr import config, files, host, image
+from pycr import config, host
 from pycr.cli import count, size, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
@@ -32,7 +32,9 @@ from pycr.errors import (
     UsageError,
     printable,
 )
-from pycr.manifest import Manifest, TaskImage
+from pycr.images import image
+from pycr.images.manifest import Manifest, TaskImage
+from pycr.pod import files
 from pycr.slurm import commands
 from pycr.slurm.api import slurm
 

@@ -8,7 +8,8 @@ import select
 import sys
 from contextlib import suppress
 
-from pycr import config, record
+from pycr import config
+from pycr.coordinator import record
 from pycr.errors import PycrError, SlurmError
 from pycr.keeper.diary import Diary
 from pycr.keeper.process import Keeper

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pycr import config
 from pycr.errors import PycrError
-from pycr.requeue import write_requeue
+from pycr.images.requeue import write_requeue
 from pycr.slurm import commands
 
 if TYPE_CHECKING:

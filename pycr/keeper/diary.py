@@ -7,7 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pycr import errors, journal, record
+from pycr import errors, journal
+from pycr.coordinator import record
 from pycr.errors import PycrError
 from pycr.journal import Journal
 from pycr.slurm import Job, commands

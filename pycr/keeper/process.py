@@ -13,7 +13,8 @@ import signal
 import time
 from contextlib import suppress
 
-from pycr import batch, config, errors, keeper, record, step
+from pycr import config, errors, keeper
+from pycr.coordinator import batch, record, step
 from pycr.errors import PycrError
 from pycr.keeper import ask, back, failures, plan
 from pycr.keeper.command import Command

@@ -7,8 +7,8 @@ first question; `pycr doctor` tells it. PYCR_SLURM=commands or =pyslurm makes it
 
 These go round the interface, to `commands`, always:
 - the helpers, pods and all else that has capabilities, or that srun_cr asks (config.site());
-- what is asked while things go wrong (helpers.py): PySlurm holds the interpreter's lock while it
-  waits for slurmctld, so that neither a thread nor Ctrl-C gets through;
+- what is asked while things go wrong (coordinator/helpers.py): PySlurm holds the interpreter's lock
+  while it waits for slurmctld, so that neither a thread nor Ctrl-C gets through;
 - pids(), and srun and sbatch where the plugin's options are given (restart, resubmit): libslurm
   has no way to give those.
 """

@@ -11,8 +11,8 @@ import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pycr.helpers import LAST_WORD
-from pycr.step import END_WAIT
+from pycr.coordinator.helpers import LAST_WORD
+from pycr.coordinator.step import END_WAIT
 from tests.faults import places
 from tests.faults.processes import step_of, without_children
 from tests.faults.scene import Scene

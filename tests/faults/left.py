@@ -45,7 +45,7 @@ def sweep_sockets(processes: Processes, cluster: Any) -> list[str]:
             with suppress(FileNotFoundError):  # its srun_cr has just ended
                 os.utime(
                     path, (0, 0)
-                )  # what is young may not have its listener yet: srun_socket.py
+                )  # what is young may not have its listener yet: srun_cr/frames.py
             words = ["srun", "--cr", "-n1", f"-w{node}", "true"]
             done = cluster.node(node).run(words, user="alice")
             if path.exists():

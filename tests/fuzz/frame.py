@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pycr.srun_socket import MAX_NODELIST, Connection, parse_frame
+from pycr.srun_cr.frames import MAX_NODELIST, Connection, parse_frame
 
 Frame = tuple[int, int, str]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pycr import late
-from pycr.manifest import seal, unseal
+from pycr.images import late
+from pycr.images.manifest import seal, unseal
 
 from .scratch import scratch
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pycr.cli import restart
 from pycr.engine.proc import Stream
 from pycr.errors import ImageError
-from pycr.manifest import MAX_PID, Manifest, seal, unseal
+from pycr.images.manifest import MAX_PID, Manifest, seal, unseal
 from pycr.slurm import geometry_from
 from tests.unit.test_manifest import BATCH_PART
 from tests.unit.test_manifest import made as manifest

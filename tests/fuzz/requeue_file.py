@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from pycr.errors import DirectoryError
-from pycr.requeue import read_requeue, write_requeue
+from pycr.images.requeue import read_requeue, write_requeue
 
 from .scratch import scratch
 

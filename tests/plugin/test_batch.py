@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pycr import protocol
+from pycr.images.requeue import write_requeue
 from pycr.journal import Journal
-from pycr.requeue import write_requeue
 
 from .driver import CAP_CHECKPOINT_RESTORE, STEP, Host, Run
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pycr.engine import rpc
-from pycr.manifest import Manifest
+from pycr.images.manifest import Manifest
 from tests.login import Login, until
 
 Message = dict[int, list[rpc.Value]]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pycr import manifest
+from pycr.images import manifest
 from tests.login import VICTIMS, Login, until
 
 CONF = "/etc/slurm/plugstack.conf"

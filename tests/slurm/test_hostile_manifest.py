@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pycr.manifest import seal
+from pycr.images.manifest import seal
 from tests.login import Login
 from tests.slurm import forge
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from pycr import manifest
-from pycr.manifest import Manifest
+from pycr.images import manifest
+from pycr.images.manifest import Manifest
 from tests.login import Login, until
 from tests.slurm.test_callbacks import PACKAGE
 from tests.slurm.test_failures import PLUGIN, assert_fails, give, plugstack

@@ -260,12 +260,12 @@ def test_doctor_tells_which_is_in_use(alice: Login) -> None:
 def test_nothing_of_it_is_on_srun_crs_way(alice: Login) -> None:
     """Nor do the helpers use it, whatever the variable says."""
     look = (
-        "import sys, pycr.srun_cr, pycr.srun_process, pycr.srun_socket\n"
+        "import sys, pycr.srun_cr.command, pycr.srun_cr.process, pycr.srun_cr.frames\n"
         "print([n for n in sys.modules if 'pyslurm' in n or n.startswith('pycr.slurm')])"
     )
     assert alice.run(PYTHON, "-c", look).stdout.strip() == "[]"
     look = (
-        "import sys, pycr.node, pycr.dumper, pycr.script, pycr.pod\n"
+        "import sys, pycr.node.dumper, pycr.node.script, pycr.pod.process\n"
         "print([n for n in sys.modules if 'pyslurm' in n or n in "
         "('pycr.slurm.api', 'pycr.slurm.native')])"
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pycr.manifest import Manifest
+from pycr.images.manifest import Manifest
 from tests.login import Login, until
 from tests.slurm.test_files import Writing
 

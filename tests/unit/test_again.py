@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pycr import again, identity, image, removal
+from pycr import again, identity
 from pycr.errors import GeometryError, ImageError, SlurmError
 from pycr.identity import VARIABLE
+from pycr.images import image, removal
+from pycr.images.writer import Writer
 from pycr.journal import Journal
 from pycr.keeper.diary import Diary
 from pycr.settings import by_hand, options
-from pycr.writer import Writer
 from tests.unit.test_image import write
 from tests.unit.test_manifest import made
 

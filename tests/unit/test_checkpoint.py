@@ -36,7 +36,7 @@ LARGE = [
     "pathlib",
     "inspect",
     "typing",
-    "pycr.step",
+    "pycr.coordinator",
     "pycr.slurm",
 ]
 

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from pycr import cli, errors, manifest
+from pycr import cli, errors
 from pycr.cli import verify, words
 from pycr.errors import UsageError
+from pycr.images import manifest
+from pycr.images.writer import Writer
 from pycr.slurm import BATCH, Geometry, names_nodes
-from pycr.writer import Writer
 from tests.unit.test_manifest import BATCH_PART, made
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from pycr import drain
+from pycr.coordinator import drain
 from pycr.errors import NotSupported, UsageError
 from pycr.slurm import Job
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from pycr import files, image
 from pycr.engine import elf
 from pycr.engine import files as engine
 from pycr.errors import ImageError, RestoreFailed
-from pycr.meeting import Place
+from pycr.images import image
+from pycr.pod import files
+from pycr.pod.meeting import Place
 
 HOLDS = """
 import mmap, os, sys

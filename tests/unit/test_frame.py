@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr import srun_socket
+from pycr.srun_cr import frames
 
 
 def frame(nodelist: bytes = b"n[0-3]", length: int | None = None, end: bytes = b"\0") -> bytes:
@@ -24,12 +24,12 @@ def frame(nodelist: bytes = b"n[0-3]", length: int | None = None, end: bytes = b
 
 @pytest.mark.parametrize("nodelist", ["", "n0", "n[0-3],gpu[1,5-7]", "x" * 32768])
 def test_frame(nodelist: str) -> None:
-    assert srun_socket.parse_frame(frame(nodelist.encode())) == (12, 3, nodelist)
+    assert frames.parse_frame(frame(nodelist.encode())) == (12, 3, nodelist)
 
 
 def test_the_largest_ids() -> None:
     data = struct.pack("=IIi", 0xFFFFFFFF, 0xFFFFFFFE, 2) + b"n0\0"
-    assert srun_socket.parse_frame(data) == (0xFFFFFFFF, 0xFFFFFFFE, "n0")
+    assert frames.parse_frame(data) == (0xFFFFFFFF, 0xFFFFFFFE, "n0")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_largest_ids() -> None:
 )
 def test_no_frame(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        srun_socket.parse_frame(data)
+        frames.parse_frame(data)
 
 
 def test_random_garbage_raises_nothing_else() -> None:
@@ -64,21 +64,21 @@ def test_random_garbage_raises_nothing_else() -> None:
         for _ in range(source.randrange(4)):
             data[source.randrange(len(data))] = source.randrange(256)
         try:
-            srun_socket.parse_frame(bytes(data[: source.randrange(len(data) + 1)]))
+            frames.parse_frame(bytes(data[: source.randrange(len(data) + 1)]))
         except ValueError:
             continue
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, srun_socket.Connection]]:
+def pair() -> Iterator[tuple[socket.socket, frames.Connection]]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with ours, theirs:
-        yield ours, srun_socket.Connection(theirs.fileno())
+        yield ours, frames.Connection(theirs.fileno())
 
 
 def test_connection_takes_a_frame_byte_by_byte(
-    pair: tuple[socket.socket, srun_socket.Connection],
+    pair: tuple[socket.socket, frames.Connection],
 ) -> None:
     ours, connection = pair
     for byte in frame():
@@ -91,7 +91,7 @@ def test_connection_takes_a_frame_byte_by_byte(
 
 
 def test_connection_refuses_before_the_end(
-    pair: tuple[socket.socket, srun_socket.Connection],
+    pair: tuple[socket.socket, frames.Connection],
 ) -> None:
     """What cannot become a frame any more is not read on and on."""
     ours, connection = pair
@@ -101,7 +101,7 @@ def test_connection_refuses_before_the_end(
 
 
 def test_connection_refuses_more_than_a_frame(
-    pair: tuple[socket.socket, srun_socket.Connection],
+    pair: tuple[socket.socket, frames.Connection],
 ) -> None:
     ours, connection = pair
     ours.send(frame() + frame())
@@ -109,7 +109,7 @@ def test_connection_refuses_more_than_a_frame(
         connection.read()
 
 
-def test_connection_cut_off(pair: tuple[socket.socket, srun_socket.Connection]) -> None:
+def test_connection_cut_off(pair: tuple[socket.socket, frames.Connection]) -> None:
     ours, connection = pair
     ours.send(frame()[:15])
     assert connection.read() is None
@@ -119,7 +119,7 @@ def test_connection_cut_off(pair: tuple[socket.socket, srun_socket.Connection]) 
 
 
 def test_connection_that_says_nothing_is_no_fault(
-    pair: tuple[socket.socket, srun_socket.Connection],
+    pair: tuple[socket.socket, frames.Connection],
 ) -> None:
     """So another wrapper looks whether this one lives (sweep)."""
     ours, connection = pair
@@ -129,12 +129,12 @@ def test_connection_that_says_nothing_is_no_fault(
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(srun_socket, "PLACE", str(tmp_path))
+    monkeypatch.setattr(frames, "PLACE", str(tmp_path))
     return tmp_path
 
 
 def test_listener(place: Path) -> None:
-    listener = srun_socket.Listener()
+    listener = frames.Listener()
     directory = Path(listener.directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert not os.get_inheritable(listener.socket.fileno())
@@ -154,7 +154,7 @@ def test_listener(place: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user's connection can only be made by root")
 def test_listener_knows_another_user(place: Path) -> None:
-    listener = srun_socket.Listener()
+    listener = frames.Listener()
     for path in (place, *place.parents[:-1]):
         path.chmod(path.stat().st_mode | 0o011)
     Path(listener.directory).chmod(0o777)
@@ -176,7 +176,7 @@ def test_listener_knows_another_user(place: Path) -> None:
 
 
 def test_sweep_removes_the_dead_and_spares_the_living(place: Path) -> None:
-    living, dead, own, young = (srun_socket.Listener() for _ in range(4))
+    living, dead, own, young = (frames.Listener() for _ in range(4))
     dead.socket.close()
     young.socket.close()  # perhaps it has not come to listen yet
     for each in (living, dead):
@@ -196,7 +196,7 @@ def test_sweep_removes_the_dead_and_spares_the_living(place: Path) -> None:
 
 
 def test_sweep_does_not_wait_for_one_that_accepts_nothing(place: Path) -> None:
-    stuck, own = srun_socket.Listener(), srun_socket.Listener()
+    stuck, own = frames.Listener(), frames.Listener()
     os.utime(stuck.directory, (0, 0))
     clients = []
     while True:

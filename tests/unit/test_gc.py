@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pycr import gc, identity, image, journal, sweep
-from pycr.gc import Jobs, Rules
+from pycr import identity, journal
+from pycr.images import gc, image, sweep
+from pycr.images.gc import Jobs, Rules
 from pycr.slurm import Job
 from tests.unit.test_image import write
 from tests.unit.test_manifest import made  # kept_running, created at 1.5

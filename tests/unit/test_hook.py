@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr import hook
+from pycr.coordinator import hook
 from pycr.engine import proc
 from pycr.slurm import BATCH
 
@@ -70,7 +70,8 @@ def test_interrupted_when_it_is_too_late(tmp_path: Path) -> None:
     text = f"""
 import os, signal
 from pathlib import Path
-from pycr import hook, interrupt
+from pycr.coordinator import hook
+from pycr.coordinator import interrupt
 interrupt.catch()
 interrupt.too_late()
 signal.setitimer(signal.ITIMER_REAL, 1)

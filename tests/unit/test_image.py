@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, late, manifest, removal
 from pycr.errors import AccessDenied, Busy, DirectoryError, ImageError, PycrError
-from pycr.requeue import read_requeue, write_requeue
+from pycr.images import image, late, manifest, removal
+from pycr.images.requeue import read_requeue, write_requeue
+from pycr.images.writer import Writer
 from pycr.slurm import BATCH
-from pycr.writer import Writer
 from tests.unit.test_manifest import BATCH_PART, made
 
 

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from pycr.interrupt import SIGNALS
+from pycr.coordinator.interrupt import SIGNALS
 
 HEAD = """
 import os, signal
-from pycr import interrupt
+from pycr.coordinator import interrupt
 def come():
     os.kill(os.getpid(), {signo:d})
 interrupt.catch()

@@ -12,7 +12,7 @@ import pytest
 
 from pycr.keeper import ask, failures, plan
 from pycr.slurm import Job
-from pycr.srun_keeper import wanted
+from pycr.srun_cr.keeper import wanted
 
 YEAR = 365 * 86400.0
 

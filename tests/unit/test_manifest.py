@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pycr import manifest
 from pycr.errors import ImageError
-from pycr.manifest import Manifest, TaskImage
+from pycr.images import manifest
+from pycr.images.manifest import Manifest, TaskImage
 
 SHA = "0" * 64
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pycr.meeting import Meeting, OtherFailed, Place, sweep
+from pycr.pod.meeting import Meeting, OtherFailed, Place, sweep
 
 TASKS = 4
 

@@ -21,9 +21,11 @@ from typing import Any
 
 import pytest
 
-from pycr import ask, late, monitor
+from pycr import ask
 from pycr.ask import Asked, Process
 from pycr.engine import proc
+from pycr.images import late
+from pycr.srun_cr import monitor
 from tests.login import until
 from tests.unit.program import DEADLINE, ROOT, Program
 
@@ -31,7 +33,7 @@ COMM, ROLE = "pycr-monitor", "monitor"
 # Says on descriptor REPORT what the monitor posts; gives it the letters that it reads itself.
 OWNER = """
 import json, os, select, signal, sys
-from pycr.srun_cr_job import JobWrapper
+from pycr.srun_cr.job import JobWrapper
 report = int(sys.argv[1])
 wrapper = JobWrapper("/bin/sh", ["-c", *sys.argv[2:]])
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -593,7 +595,7 @@ def test_srun_that_is_not_there(tmp_path: Path) -> None:
 
 ASKED = """
 import os
-from pycr.srun_cr_job import JobWrapper
+from pycr.srun_cr.job import JobWrapper
 wrapper = JobWrapper("/bin/true", [])
 wrapper.image = "/12.0/0001"
 for message in (

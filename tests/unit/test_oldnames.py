@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, oldnames
 from pycr.errors import ImageError
+from pycr.images import image, oldnames
 
 NAMES = [
     ("12.3/task.0.ckpt", "12.3"),

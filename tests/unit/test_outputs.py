@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pycr import files
 from pycr.engine.files import OpenFile
+from pycr.pod import files
 
 OLD = "old lines\n"
 RESTORE = """
 import os, sys
 from pathlib import Path
-from pycr import files, restore
-from pycr.manifest import TaskImage
-from pycr.meeting import Place
+from pycr.pod import files
+from pycr.pod import restore
+from pycr.images.manifest import TaskImage
+from pycr.pod.meeting import Place
 where = Path(sys.argv[1])
 mine = TaskImage(**dict.fromkeys(TaskImage._fields))._replace(files={"stdout": (10, "")})
 task = files.Files(where.parent, Place("12.batch", 0, 1), files.CUT)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pycr import space
 from pycr.errors import DirectoryError
-from pycr.space import Quota
+from pycr.images import space
+from pycr.images.space import Quota
 
 MIB = 1 << 20
 

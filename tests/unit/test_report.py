@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pycr import history, picture, report, report_json, report_text
 from pycr.errors import UsageError
-from pycr.history import Report
 from pycr.journal import Event, Journal
-from pycr.report import FROZEN, LOST, QUEUED, RESTORE, RUN, Known, Life
+from pycr.report import account, as_json, history, picture, text
+from pycr.report.account import FROZEN, LOST, QUEUED, RESTORE, RUN, Known, Life
+from pycr.report.history import Report
 from pycr.slurm import Job, accounting
 from tests.unit.test_cli import pycr
 
@@ -74,7 +74,7 @@ def test_three_lives(tmp_path: Path, tell: Any) -> None:
         Known(7, START + 150, START + 200, None, "", "n1"),
         Known(7, START + 305, START + 400, None, "RUNNING", "n2"),
     ]
-    lives = report.build([(7, read(tmp_path), known)], NOW)
+    lives = account.build([(7, read(tmp_path), known)], NOW)
     assert [parts(life) for life in lives] == [
         [(QUEUED, -10, 0), (RUN, 0, 100), (FROZEN, 100, 100.5), (LOST, 100.5, 150)],
         [(QUEUED, 150, 200), (RESTORE, 200, 210), (RUN, 210, 300), (FROZEN, 300, 304)],
@@ -84,14 +84,14 @@ def test_three_lives(tmp_path: Path, tell: Any) -> None:
     assert [(life.source, life.assumed) for life in lives] == [
         ("", False), ("/d/7.batch/0001", False), (None, False),
     ]  # fmt: skip
-    assert report.totals(lives) == {
+    assert account.totals(lives) == {
         "useful": 290, "overhead": 14.5, "frozen": 4.5, "restore": 10, "lost": 49.5,
         "queued": 155, "unsaved": 100, "checkpoints": 2, "failed": 1, "size": 2 << 20,
     }  # fmt: skip
-    assert report_text.remarks(lives) == [
+    assert text.remarks(lives) == [
         "life 1: a checkpoint failed: no space", "life 3: skipped\x1b[2J",
     ]  # fmt: skip
-    assert report_json.load(report_json.dump(of(lives)).encode(), "it").lives[1].segments == (
+    assert as_json.load(as_json.dump(of(lives)).encode(), "it").lives[1].segments == (
         lives[1].segments
     )
 
@@ -104,13 +104,13 @@ def test_a_fresh_start_loses_all(tmp_path: Path, tell: Any) -> None:
         if number < 2:
             tell(begin + 52, "committed", **commit(number + 1))
         tell(begin + 90, "ended", step="7.batch", why="preempted")
-    lives = report.build([(7, read(tmp_path), [])], NOW)
+    lives = account.build([(7, read(tmp_path), [])], NOW)
     assert [parts(life) for life in lives][:2] == [
         [(RUN, 0, 50), (FROZEN, 50, 50.5), (LOST, 50.5, 90)],
         [(QUEUED, 90, 100), (LOST, 100, 150), (FROZEN, 150, 150.5), (LOST, 150.5, 190)],
     ]
     tell(301, "life", step="7.batch", since=str(START + 300), generation="")
-    assert report.totals(report.build([(7, read(tmp_path), [])], NOW))["useful"] == 1.0
+    assert account.totals(account.build([(7, read(tmp_path), [])], NOW))["useful"] == 1.0
 
 
 def test_without_a_keeper(tmp_path: Path, tell: Any) -> None:
@@ -121,25 +121,25 @@ def test_without_a_keeper(tmp_path: Path, tell: Any) -> None:
             since=str(START + begin), submitted=str(START + submitted),
         )  # fmt: skip
         tell(begin + 22, "committed", **commit(begin // 100 + 1))
-    lives = report.build([(7, read(tmp_path), [])], NOW)
+    lives = account.build([(7, read(tmp_path), [])], NOW)
     assert [parts(life) for life in lives] == [
         [(QUEUED, -5, 0), (LOST, 0, 20), (FROZEN, 20, 20.5), (LOST, 20.5, 80)],
         [(QUEUED, 80, 100), (RUN, 100, 120), (FROZEN, 120, 120.5), (RUN, 120.5, 122)],
     ]
     assert (lives[0].end_known, lives[1].end_known, lives[1].assumed) == (True, False, True)
-    assert len(report_text.remarks(lives)) == 2
+    assert len(text.remarks(lives)) == 2
     # Slurm knows the last one better, and that it waits again.
     known = [
         Known(7, START + 80, START + 101, START + 130, "NODE_FAIL", "n0"),
         Known(7, START + 131, None, None, "PENDING", waits=True),
     ]
-    lives = report.build([(7, read(tmp_path), known)], NOW)
+    lives = account.build([(7, read(tmp_path), known)], NOW)
     assert [parts(life) for life in lives[1:]] == [
         [(QUEUED, 80, 101), (RUN, 101, 120), (FROZEN, 120, 120.5), (RUN, 120.5, 130)],
         [(QUEUED, 131, 500)],
     ]
-    assert report_text.state(lives[2]) == "queued"
-    assert report.totals(lives)["unsaved"] == 9.5
+    assert text.state(lives[2]) == "queued"
+    assert account.totals(lives)["unsaved"] == 9.5
 
 
 def test_a_keeper_does_not_know_why(tmp_path: Path, tell: Any) -> None:
@@ -151,12 +151,12 @@ def test_a_keeper_does_not_know_why(tmp_path: Path, tell: Any) -> None:
     tell(61, "life", step="7.batch", since=str(START + 60), generation="/d/7.batch/0001")
     tell(90, "ended", step="7.batch", why="done")
     known = [Known(7, START + 50, START + 60, START + 100, "COMPLETED", "n0")]
-    lives = report.build([(7, read(tmp_path), known)], NOW)
+    lives = account.build([(7, read(tmp_path), known)], NOW)
     assert [(life.start - START, life.why) for life in lives] == [
         (0, "requeued"),
         (60, "COMPLETED"),
     ]
-    assert report.totals(lives)["unsaved"] == 0
+    assert account.totals(lives)["unsaved"] == 0
 
 
 def test_a_step_whose_newest_is_damaged(tmp_path: Path, tell: Any) -> None:
@@ -175,9 +175,9 @@ def test_a_step_whose_newest_is_damaged(tmp_path: Path, tell: Any) -> None:
         Known(7, START, START, START + 60, "REQUEUED", "n0"),
         Known(7, START + 60, START + 70, None, "RUNNING", "n0"),
     ]
-    lives = report.build([(7, read(tmp_path), known)], NOW)
+    lives = account.build([(7, read(tmp_path), known)], NOW)
     assert [life.source for life in lives] == [None, "/d/7.0/0001"]
-    assert report.totals(lives)["lost"] == 41
+    assert account.totals(lives)["lost"] == 41
 
 
 def test_a_step_that_goes_on_in_its_allocation(tmp_path: Path, tell: Any) -> None:
@@ -187,13 +187,15 @@ def test_a_step_that_goes_on_in_its_allocation(tmp_path: Path, tell: Any) -> Non
     tell(50, "committed", **{**commit(1), **both, "steps": ["7.0"], "path": "/d/7.0/0001"})
     tell(50, "committed", **{**commit(1), **both, "steps": ["7.1"], "path": "/d/7.1/0001"})
     tell(80, "restored", step="7.2", path="/d/7.1/0001")
-    lives = report.build([(7, read(tmp_path), [Known(7, None, START, None, "RUNNING", "n0")])], NOW)
+    lives = account.build(
+        [(7, read(tmp_path), [Known(7, None, START, None, "RUNNING", "n0")])], NOW
+    )
     assert [parts(life) for life in lives] == [
         [(RUN, 0, 48), (FROZEN, 48, 50)],
         [(QUEUED, 50, 80), (RUN, 80, 500)],
     ]
     assert [(life.why, life.running) for life in lives] == [("vacated", False), ("RUNNING", True)]
-    assert report.totals(lives)["checkpoints"] == 1
+    assert account.totals(lives)["checkpoints"] == 1
 
 
 def test_an_older_job_counts_too(tmp_path: Path, tell: Any) -> None:
@@ -202,11 +204,11 @@ def test_an_older_job_counts_too(tmp_path: Path, tell: Any) -> None:
     tell(90, "ended", step="7.batch", why="CANCELLED")
     tell(205, "restored", job=9, step="9.batch", path="/d/7.batch/0001")
     events = read(tmp_path, 9)
-    assert [report.job_of(path) for path in report.sources(events)] == [7]
-    assert report.job_of("/etc/passwd") is None
+    assert [account.job_of(path) for path in account.sources(events)] == [7]
+    assert account.job_of("/etc/passwd") is None
     old = [Known(7, None, START, START + 90, "CANCELLED")]
     new = [Known(9, START + 150, START + 200, None, "RUNNING")]
-    lives = report.build([(7, read(tmp_path), old), (9, events, new)], NOW)
+    lives = account.build([(7, read(tmp_path), old), (9, events, new)], NOW)
     assert [parts(life) for life in lives] == [
         [(RUN, 0, 60), (FROZEN, 60, 60.5), (LOST, 60.5, 90)],
         [(QUEUED, 150, 200), (RESTORE, 200, 205), (RUN, 205, 500)],
@@ -215,7 +217,7 @@ def test_an_older_job_counts_too(tmp_path: Path, tell: Any) -> None:
 
 def test_nothing_and_nonsense() -> None:
     """No journal, no life; one that anybody could have written is no trouble."""
-    assert report.build([(7, [], [])], NOW) == []
+    assert account.build([(7, [], [])], NOW) == []
     names = ["began", "committed", "failed", "note", "life", "restored", "ended"]
     odd: list[Any] = [None, "x", -1, True, [], {}, "1e999", "0", 10**400]
     events = [
@@ -226,9 +228,9 @@ def test_nothing_and_nonsense() -> None:
         for number, (name, value) in enumerate((n, v) for n in names for v in odd)
     ]  # fmt: skip
     events += [{"time": value, "event": "life"} for value in (-1.0, 0, NOW + 1e6, float("nan"))]
-    lives = report.build([(7, events, [])], NOW)
+    lives = account.build([(7, events, [])], NOW)
     assert lives and all(each.seconds > 0 for life in lives for each in life.segments)
-    assert picture.svg(picture.draw(of(lives))) and report_text.lines(of(lives), 80, True)
+    assert picture.svg(picture.draw(of(lives))) and text.lines(of(lives), 80, True)
 
 
 def simple() -> Report:
@@ -238,17 +240,17 @@ def simple() -> Report:
         {"time": START + 101, "event": "committed", **commit(1)},
         {"time": START + 300, "event": "restored", "path": "/e/7.batch/0001"},
     ]
-    return of(report.build([(7, events, again)], NOW))
+    return of(account.build([(7, events, again)], NOW))
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
 def test_text_fits(columns: int) -> None:
     """Whatever the terminal; in ASCII where the locale has no more."""
     for unicode in (True, False):
-        lines = report_text.lines(simple(), columns, unicode)
-        assert max(map(len, lines)) <= max(columns, report_text.NARROWEST)
+        lines = text.lines(simple(), columns, unicode)
+        assert max(map(len, lines)) <= max(columns, text.NARROWEST)
         assert unicode or "\n".join(lines).isascii()
-    bars = [report_text.bar(life, START - 30, NOW, 53, report_text.ASCII)
+    bars = [text.bar(life, START - 30, NOW, 53, text.ASCII)
             for life in simple().lives]  # fmt: skip
     assert bars[0] == "..." + "#" * 9 + "|" + "x" * 10 + " " * 30
     assert bars[1] == " " * 24 + "." * 9 + "#" * 20
@@ -264,7 +266,7 @@ def test_pictures() -> None:
     assert title is not None and "job 7 (<b>&" in str(title.text)
     assert description is not None and "lost: 1 min 40 s" in str(description.text)
     boxes = [each.get("class") for each in root.iter(f"{name}rect")]
-    assert {kind: boxes.count(kind) - 1 for kind in report.KINDS} == {
+    assert {kind: boxes.count(kind) - 1 for kind in account.KINDS} == {
         QUEUED: 2, RESTORE: 0, RUN: 2, FROZEN: 1, LOST: 1,
     }  # fmt: skip
     data = picture.png(drawn)
@@ -288,12 +290,12 @@ def test_ticks(seconds: float, wanted: list[int]) -> None:
 )
 def test_a_damaged_report(data: bytes) -> None:
     with pytest.raises(UsageError, match="not what pycr report --json prints"):
-        report_json.load(data, "f")
-    whole = json.loads(report_json.dump(simple()))
+        as_json.load(data, "f")
+    whole = json.loads(as_json.dump(simple()))
     for key, value in (("start", -1), ("end", "x"), ("segments", [{"kind": "x"}]), ("job", True)):
         whole["lives"][0][key] = value
         with pytest.raises(UsageError):
-            report_json.load(json.dumps(whole).encode(), "f")
+            as_json.load(json.dumps(whole).encode(), "f")
 
 
 def test_accounting() -> None:
@@ -326,7 +328,7 @@ def test_usage(tmp_path: Path, words: list[str], said: str) -> None:
 @pytest.mark.parametrize("form", ["svg", "png", "text"])
 def test_from_a_file(tmp_path: Path, form: str) -> None:
     """What was printed elsewhere is drawn, where there is no Slurm."""
-    (tmp_path / "r.json").write_text(report_json.dump(simple()))
+    (tmp_path / "r.json").write_text(as_json.dump(simple()))
     file = tmp_path / f"r.{form}"
     words = [] if form == "text" else ["-o", str(file)]
     done = pycr("report", "--from", str(tmp_path / "r.json"), *words)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from pycr import image, resubmit
+from pycr.coordinator import resubmit
 from pycr.errors import ImageError
-from pycr.manifest import Manifest
+from pycr.images import image
+from pycr.images.manifest import Manifest
 from pycr.slurm import BATCH, Geometry
 from tests.unit.test_manifest import BATCH_PART, made
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, retention
 from pycr.errors import Busy, ImageError
-from pycr.requeue import write_requeue
-from pycr.retention import Wanted
+from pycr.images import image, retention
+from pycr.images.requeue import write_requeue
+from pycr.images.retention import Wanted
 from pycr.slurm import BATCH
 from tests.unit.test_gc import with_key
 from tests.unit.test_image import write, write_job

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pycr.meeting import Place
-from pycr.settled import Settled
+from pycr.pod.meeting import Place
+from pycr.pod.settled import Settled
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pycr import image, space
 from pycr.errors import DirectoryError
+from pycr.images import image, space
 
 
 @pytest.mark.parametrize(

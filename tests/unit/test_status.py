@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from pycr import journal, status
+from pycr import journal
 from pycr.cli import status as cli_status
 from pycr.cli.when import age, span
+from pycr.coordinator import status
+from pycr.coordinator.status import Keeping, Last, Of, Part, Progress, Status
 from pycr.errors import AccessDenied
 from pycr.journal import Running
 from pycr.slurm import BATCH, Job, Step, batch_step
-from pycr.status import Keeping, Last, Of, Part, Progress, Status
 
 JOB = Job(7, "alice", os.getuid(), "RUNNING", {"StartTime": "1000", "EndTime": "9000"})
 STEP = Step(7, 0, os.getuid(), "RUNNING", 4, 2, {"StartTime": "1001"})

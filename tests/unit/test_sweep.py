@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pycr import sweep
 from pycr.errors import DirectoryError
+from pycr.images import sweep
 from tests.unit.test_image import write
 
 ALICE, BOB = 60001, 60002  # nobody has these numbers here

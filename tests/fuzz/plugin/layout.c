@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The frame that srun's plugin sends: the socket's path, a NUL, job id, step id, a byte, and the
- * nodelist. What is sent is the frame of srun_socket.py, whatever these are; a socket that takes
+ * nodelist. What is sent is the frame of srun_cr/frames.py, whatever these are; a socket that takes
  * only a part ends it.
  */
 #include "harness.h"
