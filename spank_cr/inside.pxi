@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # The local context inside a restored batch script or task: its environment still holds the SLURM_
-# variables of the job it was dumped in. Its pod (pycr/pod/process.py, PID 1 here) knows the new job's;
-# srun, sbatch and salloc read theirs after this has put them in place.
+# variables of the job it was dumped in. Its pod (pycr/pod/process.py, PID 1 here) knows the new
+# job's; srun, sbatch and salloc read theirs after this has put them in place.
 
 cdef enum:
     CR_POD_MODULE = 3             # protocol.py: POD_WORDS, POD_SOCKET
