@@ -281,6 +281,12 @@ class Helpers:
         own = [line for line in self.complaints if " cr: " in line]
         if own:
             return NotSupported(f"{self.step.title}: {node}{own[0].split(' cr: ', 1)[1]}")
+        failed = re.search(r"[Nn]ode failure on (\S+)", words)
+        if failed:  # srun ends the others: it is not their nodes' fault
+            return SlurmError(
+                f"{self.step.title}: node {failed.group(1)} has failed: see sinfo -R; no checkpoint"
+                " was made"
+            )
         missing = sorted(set(self.layout) - set(self.ready))
         # /bin/false fails where there is no plugin; what was killed did run.
         if missing and match and match.group(1) in missing and "exit code" in match.group(2):
