@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Union
 
-from . import cgroups, install, layers, node, rootfs, slurmconf
+from . import accounting, cgroups, install, layers, node, rootfs, slurmconf
 from .state import CHECKOUT, ClusterError, State, say, wait_until
 
 MAX_NODES = 8
@@ -93,11 +93,16 @@ class Cluster:
 
     @classmethod
     def up(
-        cls, nodes: int = 2, release: str = "trixie", rootfs: str | Path | None = None
+        cls,
+        nodes: int = 2,
+        release: str = "trixie",
+        rootfs: str | Path | None = None,
+        accounting: bool = False,
     ) -> Cluster:
         """Return a cluster of these parameters and the sources as they are, all nodes idle.
 
-        A running one is used when it fits, else it is taken down first.
+        A running one is used when it fits, else it is taken down first. accounting: with slurmdbd,
+        and preemption by QOS in place of partitions.
         """
         if not 1 <= nodes <= MAX_NODES:
             raise ClusterError(f"1 to {MAX_NODES} nodes, not {nodes}")
@@ -105,7 +110,7 @@ class Cluster:
             raise ClusterError("making namespaces and mounts needs root")
         cluster = cls()
         with cluster.state.locked():
-            cluster._up(nodes, release, str(rootfs) if rootfs else None)
+            cluster._up(nodes, release, str(rootfs) if rootfs else None, accounting)
         return cluster
 
     @classmethod
@@ -113,7 +118,7 @@ class Cluster:
         """Tell whether this checkout has a cluster running."""
         return (cls().state.load() or {}).get("status") == "up"
 
-    def _up(self, nodes: int, release: str, given: str | None) -> None:
+    def _up(self, nodes: int, release: str, given: str | None, accounts: bool) -> None:
         root = rootfs.prepare(release, given)
         layer = install.layer_name(root)
         plugins = slurmconf.choose_plugins(root)
@@ -125,6 +130,7 @@ class Cluster:
             "rootfs": root.label,
             "pycr": layer,
             "plugins": plugins.as_dict(),
+            "accounting": accounts,
         }
         old = self.state.load()
         if old is not None:
@@ -133,15 +139,18 @@ class Cluster:
                 return
         # Before the old one goes: sources that do not build leave a running cluster alone.
         path = install.prepare(root, layer)
+        added = [accounting.prepare(root)] if accounts else []
         self._clean()
         try:
-            record["layers"] = [str(item) for item in (path, *root.layers)]
+            record["layers"] = [str(item) for item in (path, *added, *root.layers)]
             self._make_state(record)
             install.forget_old(root)
-            slurmconf.write(self.state, names, plugins)
+            slurmconf.write(self.state, names, plugins, accounts)
             self._start([node.SWITCH])
             self._start(names)
             self._wait_idle(names)
+            if accounts:
+                accounting.populate(self.node("n0"))
             self._note_versions(record)
         except BaseException:
             self._clean()

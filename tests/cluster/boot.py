@@ -155,6 +155,12 @@ def _files(state: State, name: str, root: Path) -> None:
     (etc / "slurm").mkdir(exist_ok=True)
     for file in ("slurm.conf", "cgroup.conf", "plugstack.conf"):
         shutil.copyfile(state.conf / file, etc / "slurm" / file)
+    daemons = state.conf / slurmconf.SLURMDBD_CONF
+    if name == "n0" and daemons.exists():
+        # slurmdbd takes it only from its own user, and readable by nobody else.
+        shutil.copyfile(daemons, etc / "slurm" / daemons.name)
+        os.chown(etc / "slurm" / daemons.name, *slurm)
+        (etc / "slurm" / daemons.name).chmod(0o600)
     for file in ("hostname", "resolv.conf"):
         # Either may be a link to somewhere the node does not have.
         (etc / file).unlink(missing_ok=True)
@@ -175,6 +181,7 @@ def _files(state: State, name: str, root: Path) -> None:
         (log / "munge", 0o700, munge),
         (log, 0o755, slurm),
         (root / "run/slurm", 0o755, slurm),
+        (root / "run/mysqld", 0o755, slurm),
         (root / "var/spool/slurmctld", 0o755, slurm),
         (root / "var/spool/slurmd", 0o755, (0, 0)),
     ):

@@ -20,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--nodes", type=int, default=2, metavar="N", help=f"1 to {MAX_NODES}")
     up.add_argument("--release", choices=RELEASES, default=RELEASES[0], help="Debian release")
     up.add_argument("--rootfs", metavar="DIR", help="use this root instead of building one")
+    up.add_argument("--accounting", action="store_true", help="with slurmdbd, and QOS that preempt")
     verbs.add_parser("sh", help="run a command: sh NODE [--user NAME] -- COMMAND...")
     status = verbs.add_parser("status", help="what is running, and how")
     status.add_argument("--json", action="store_true")
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     """Run the command in ARGUMENTS and return its exit status."""
     options = _parser().parse_args(arguments)
     if options.verb == "up":
-        print(_line(Cluster.up(options.nodes, options.release, options.rootfs)))
+        print(_line(Cluster.up(options.nodes, options.release, options.rootfs, options.accounting)))
     elif options.verb == "down":
         Cluster().down()
     else:
@@ -46,10 +47,11 @@ def _line(cluster: Cluster) -> str:
     if record["status"] == "down":
         return f"down ({record['checkout']})"
     versions = record.get("versions", {})
+    accounts = ", slurmdbd" if record.get("accounting") else ""
     return (
         f"{record['status']}: {len(record['nodes'])} nodes ({record['rootfs']}, "
         f"Slurm {versions.get('slurm', '?')}, CRIU {versions.get('criu', '?')}, "
-        f"kernel {versions.get('kernel', '?')}, {record['plugins']['proctrack']}), "
+        f"kernel {versions.get('kernel', '?')}, {record['plugins']['proctrack']}{accounts}), "
         f"state in {record['state_dir']}"
     )
 

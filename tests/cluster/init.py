@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A node's PID 1: starts munged, slurmctld (on n0) and slurmd, then reaps whatever is orphaned.
+"""A node's PID 1: starts munged, slurmctld and what accounting there is (on n0), and slurmd; then
+reaps whatever is orphaned.
 
 boot.py copies this one file into the node, where the node's own Python runs it: it imports
 nothing of the package. When it dies the kernel kills the whole node with it (pid_namespaces(7)).
@@ -15,6 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 CONTROLLER = ("n0", 6817)
+DBD = ("n0", 6819)
+DBD_CONF = Path("/etc/slurm/slurmdbd.conf")
+SOCKET = Path("/run/mysqld/mysqld.sock")
+# Only this node's slurmdbd asks it, and at `down` all of it goes: it need not fsync.
+MARIADBD = [
+    "/usr/sbin/mariadbd",
+    "--no-defaults",
+    "--user=slurm",
+    "--datadir=/var/lib/mysql",
+    f"--socket={SOCKET}",
+    "--skip-networking",
+    "--innodb-log-file-size=16M",
+    "--innodb-flush-method=fsync",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-lock-wait-timeout=900",
+]
 
 
 def log(text: str) -> None:
@@ -41,10 +58,10 @@ def network_is_up() -> bool:
         return False
 
 
-def controller_answers() -> bool:
-    """Tell whether slurmctld takes connections."""
+def answers(address: tuple[str, int]) -> bool:
+    """Tell whether slurmctld, or slurmdbd, takes connections."""
     try:
-        with socket.create_connection(CONTROLLER, timeout=1):
+        with socket.create_connection(address, timeout=1):
             return True
     except OSError:
         return False
@@ -74,10 +91,16 @@ def main() -> None:
     status = subprocess.call(munged)
     log(f"munged: exit status {status}")
     daemons = {}
+    if role == "controller" and DBD_CONF.exists():
+        daemons[start(MARIADBD, "mariadbd.err")] = "mariadbd"
+        poll("mariadbd", SOCKET.exists, 60)
+        daemons[start(["/usr/sbin/slurmdbd", "-D"], "slurmdbd.err")] = "slurmdbd"
+        # Without it slurmctld does not know who may submit what.
+        poll("slurmdbd", lambda: answers(DBD), 60)
     if role == "controller":
         daemons[start(["/usr/sbin/slurmctld", "-D"], "slurmctld.err")] = "slurmctld"
     # A slurmd that cannot register at once tries again only after a second.
-    poll("slurmctld", controller_answers, 30)
+    poll("slurmctld", lambda: answers(CONTROLLER), 60)
     daemons[start(["/usr/sbin/slurmd", "-D"], "slurmd.err")] = "slurmd"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     while True:

@@ -92,16 +92,21 @@ def _given(root: Path) -> Rootfs:
     name = f"packages-{key}"
     if not (cache_dir() / name).exists():
         say(f"adding to {root} what it lacks (once): {' '.join(missing)}")
-    script = (
+    script = install_script(" ".join(missing))
+    layer = build_layer(name, (root,), script, what=f"adding packages to {root}", network=True)
+    return Rootfs((layer, root), name, str(root))
+
+
+def install_script(packages: str) -> str:
+    """Return the shell commands that add PACKAGES to a root, from where it came from itself."""
+    return (
         "export DEBIAN_FRONTEND=noninteractive; "
         "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; "
         "chmod 755 /usr/sbin/policy-rc.d; "
         f"apt-get -o '{APT_OPTION.replace(' ', '=', 1).replace(chr(34), '')}' update; "
-        f"apt-get install -y --no-install-recommends {' '.join(missing)}; "
+        f"apt-get install -y --no-install-recommends {packages}; "
         "apt-get clean; rm -rf /var/lib/apt/lists/* /usr/sbin/policy-rc.d"
     )
-    layer = build_layer(name, (root,), script, what=f"adding packages to {root}", network=True)
-    return Rootfs((layer, root), name, str(root))
 
 
 def _installed(status: Path) -> set[str]:

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import cgroups
+from . import accounting, cgroups
 from .install import PLUGIN
 from .rootfs import Rootfs
 from .state import State
@@ -20,6 +20,17 @@ CPUS_PER_NODE = 8
 MEMORY_PER_NODE = 32768
 USERS = {"alice": 1001, "bob": 1002}
 COMMON_GROUP = ("lab", 1100)
+
+SLURMDBD_CONF = "slurmdbd.conf"
+PREEMPTION = """
+# Jobs in the partition urgent preempt those in spare and spare-cancel, and no others.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP
+PartitionName=spare PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
+PartitionName=spare-cancel PriorityTier=1 PreemptMode=CANCEL GraceTime=30
+PartitionName=urgent PriorityTier=9 PreemptMode=OFF
+"""
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,13 @@ def address(name: str) -> str:
     return f"{SUBNET}.{int(name[1:]) + 10}"
 
 
-def write(state: State, names: list[str], plugins: Plugins) -> None:
-    """Write the files into STATE's conf directory."""
+def write(state: State, names: list[str], plugins: Plugins, accounts: bool) -> None:
+    """Write the files into STATE's conf directory. accounts: with slurmdbd's."""
     conf = state.conf
     conf.mkdir(exist_ok=True)
-    (conf / "slurm.conf").write_text(_slurm_conf(len(names), plugins))
+    (conf / "slurm.conf").write_text(_slurm_conf(len(names), plugins, accounts))
+    if accounts:
+        (conf / SLURMDBD_CONF).write_text(accounting.SLURMDBD_CONF)
     (conf / "cgroup.conf").write_text(_cgroup_conf(plugins))
     (conf / "plugstack.conf").write_text(f"optional /{PLUGIN}\n")
     hosts = "".join(f"{address(name)} {name}\n" for name in names)
@@ -88,7 +101,8 @@ def _cgroup_conf(plugins: Plugins) -> str:
     )
 
 
-def _slurm_conf(nodes: int, plugins: Plugins) -> str:
+def _slurm_conf(nodes: int, plugins: Plugins, accounts: bool) -> str:
+    rest = accounting.SLURM_CONF if accounts else PREEMPTION
     return f"""\
 ClusterName=pycr
 SlurmctldHost=n0
@@ -130,15 +144,7 @@ NodeName=n[0-{nodes - 1}] CPUs={CPUS_PER_NODE} Sockets=1 CoresPerSocket={CPUS_PE
 ThreadsPerCore=1 RealMemory={MEMORY_PER_NODE} State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PreemptMode=OFF
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PreemptMode=OFF
-
-# Jobs in the partition urgent preempt those in spare and spare-cancel, and no others.
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP
-PartitionName=spare PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
-PartitionName=spare-cancel PriorityTier=1 PreemptMode=CANCEL GraceTime=30
-PartitionName=urgent PriorityTier=9 PreemptMode=OFF
-"""
+{rest}"""
 
 
 def add_users(root: Path) -> None:
