@@ -105,7 +105,7 @@ cdef bint cr_keeper_looks_after() noexcept nogil:
 
 
 cdef bint cr_keeper_preemptible() noexcept nogil:
-    """Tell, in srun, whether jobs of its partition may be preempted by a signal."""
+    """Tell, in srun, whether jobs of its partition, or of a QOS, may be preempted by a signal."""
     cdef partition_info_msg_t *found = NULL
     cdef const char *mine = getenv(b"SLURM_JOB_PARTITION")
     cdef bint may = False
@@ -117,7 +117,21 @@ cdef bint cr_keeper_preemptible() noexcept nogil:
             may = (found.partition_array[i].preempt_mode &
                    (PREEMPT_MODE_REQUEUE | PREEMPT_MODE_CANCEL)) != 0
     slurm_free_partition_info_msg(found)
-    return may
+    return may or cr_keeper_preempted_by_qos()
+
+
+cdef bint cr_keeper_preempted_by_qos() noexcept nogil:
+    """Tell, in srun, whether jobs are preempted by their QOS, whatever their partition says of it.
+
+    Not whether this one may be: which QOS preempts which is not asked for.
+    """
+    cdef slurm_conf_t *found = NULL
+    cdef bint does
+    if slurm_load_ctl_conf(0, &found) != 0:
+        return False
+    does = found.preempt_type != NULL and strcmp(found.preempt_type, b"preempt/qos") == 0
+    slurm_free_ctl_conf(found)
+    return does
 
 
 cdef void cr_keeper_tell() noexcept nogil:

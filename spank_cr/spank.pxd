@@ -49,6 +49,15 @@ cdef extern from "<slurm/spank.h>" nogil:
     void slurm_debug(const char *fmt, ...)
 
 
+cdef extern from *:
+    """
+    #include <slurm/slurm.h>
+    #if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(26, 5, 0)
+    #define slurm_free_ctl_conf slurm_free_conf
+    #endif
+    """
+
+
 cdef extern from "<slurm/slurm.h>" nogil:
     # Only the members named here are used; the compiler takes their places from the header of
     # the Slurm release that the plugin is built for.
@@ -72,6 +81,11 @@ cdef extern from "<slurm/slurm.h>" nogil:
         uint32_t record_count
         partition_info_t *partition_array
 
+    ctypedef struct slurm_conf_t:
+        char *preempt_type
+
+    int slurm_load_ctl_conf(long since, slurm_conf_t **found)
+    void slurm_free_ctl_conf(slurm_conf_t *found)
     int slurm_load_partitions(long since, partition_info_msg_t **found, uint16_t flags)
     void slurm_free_partition_info_msg(partition_info_msg_t *found)
 

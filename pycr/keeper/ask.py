@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pycr.errors import SlurmError
 from pycr.slurm import Job, commands
 
-GRACE = 30.0  # seconds, where jobs are preempted by their QOS, which does not tell its GraceTime
+GRACE = 30.0  # seconds, where nobody says
 SIGNAL = re.compile(r"^#SBATCH\s+(?:.*\s)?--signal[=\s]\s*\S*?@(\d+)", re.MULTILINE)
 SIGNAL_EARLY = 60.0  # seconds that Slurm may send it before its time (sbatch(1))
 
@@ -27,6 +27,7 @@ class Facts(NamedTuple):
     nodes: int
     nodelist: str
     partition: str
+    qos: str
 
     @property
     def slot(self) -> float:
@@ -50,6 +51,7 @@ def facts(job: Job) -> Facts:
         nodes=int(nodes) if nodes.isdigit() else 1,
         nodelist=job.fields.get("NodeList", ""),
         partition=job.fields.get("Partition", ""),
+        qos=job.fields.get("QOS", ""),
     )
 
 
@@ -57,16 +59,18 @@ def _time(text: str | None) -> float | None:
     return float(text) if text and text.isdigit() else None
 
 
-def grace(partition: str) -> float:
-    """Return how long a job of the partition goes on when it is preempted; 0: it is not, or ends
-    at once."""
+def grace(partition: str, qos: str) -> float:
+    """Return how long a job of this partition and QOS goes on when it is preempted; 0: it is not,
+    or ends at once."""
     try:
         settings = commands.configuration()
         kind = settings.get("PreemptType", "(null)")
         if kind in ("(null)", "", "preempt/none"):
             return 0.0
         if kind == "preempt/qos":
-            return GRACE
+            found = commands.qos(qos)
+            mode = commands.preempt_mode(found, settings)
+            return found.grace if mode in ("REQUEUE", "CANCEL") else 0.0
         for line in commands.run("scontrol", "-o", "show", "partition", partition).splitlines():
             values = commands.fields(line)
             if values.get("PreemptMode") not in ("OFF", "SUSPEND", "GANG"):

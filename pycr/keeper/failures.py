@@ -4,8 +4,8 @@
     rate = (failures + 1) / (node time looked at + PRIOR)        of one node
 
 The one failure in PRIOR is what is assumed where nothing was seen; what was seen outweighs it in
-time. With accounting it is jobs that ended with NODE_FAIL; without it the nodes that do not
-answer now, against how long the others have been up.
+time. With accounting it is jobs that ended with NODE_FAIL; without it, or where it does not
+answer, the nodes that do not answer now, against how long the others have been up.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from pycr.errors import SlurmError
@@ -22,6 +23,7 @@ from pycr.slurm import commands
 PRIOR = 365 * 86400.0  # seconds in which a node fails once, where nothing is known of it
 LOOK_BACK = 90  # days of the accounting
 LONGEST = 30 * 86400.0  # seconds up that count for a node: long ago it was another machine
+NODE_FIELDS = ("FailedNode", "NodeList")  # of sacct: Slurm 22.05 has not got the first
 LOST = re.compile(r"not responding|unexpectedly rebooted|node_fail", re.IGNORECASE)
 
 
@@ -51,7 +53,8 @@ def by_uptime(nodes: Iterable[Mapping[str, str]], now: float) -> Seen:
 
 
 def by_accounting(text: str, nodes: int, days: float) -> Seen:
-    """Count what `sacct -n -P -X -o End,NodeList` prints: a failure may have ended many jobs."""
+    """Count what `sacct -D -n -P -X -o End,FailedNode` prints: a failure may have ended many jobs.
+    """
     lines = {line for line in text.splitlines() if line.strip()}
     return Seen(len(lines), nodes * days * 86400.0, f"{days:.0f} days of accounting")
 
@@ -65,9 +68,12 @@ def look(partition: str) -> Seen:
             since = time.strftime(
                 "%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - LOOK_BACK * 86400)
             )
-            words = ["-a", "-X", "-n", "-P", "-o", "End,NodeList", "-s", "NF", "-r", partition]
-            text = commands.run("sacct", *words, "-S", since, "-E", "now")
-            return by_accounting(text, len(nodes), LOOK_BACK)
+            # All lives of a job: those that a failure has ended are not its last ones.
+            words = ["-aDXnP", "-s", "NF", "-r", partition, "-S", since, "-E", "now"]
+            for node in NODE_FIELDS:
+                with suppress(SlurmError):
+                    text = commands.run("sacct", *words, "-o", f"End,{node}")
+                    return by_accounting(text, len(nodes), LOOK_BACK)
         return by_uptime(nodes.values(), time.time())
     except SlurmError:
         return Seen(0, 0.0, "nothing: Slurm does not answer")

@@ -66,7 +66,8 @@ class Keeper:
             return False
         if self.is_batch:
             batch.check(self.job, requeue=False)
-        self.grace = ask.grace(self.facts.partition) if self.before_end != NEVER else 0.0
+        facts = self.facts
+        self.grace = ask.grace(facts.partition, facts.qos) if self.before_end != NEVER else 0.0
         self.ahead = ask.signal_ahead(self.job_id) if self.job.is_batch else 0.0
         self.max_wait = float(self.site.max_wait or step.MAX_WAIT)
         self.start = self.now = time.monotonic()

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
+from typing import NamedTuple
 
 from pycr.errors import (
     AccessDenied,
@@ -27,6 +28,7 @@ from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step, job_state
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
 _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
 TIMEOUT = 120
+ACCOUNTING_TIMEOUT = 20.0  # seconds: a compute node may not reach slurmdbd at all
 NONE: Mapping[str, str] = MappingProxyType({})
 # What submit() can be told: sbatch's option -> PySlurm's name for it.
 SUBMIT_OPTIONS = {
@@ -259,6 +261,31 @@ def nodes(partition: str) -> dict[str, dict[str, str]]:
     return found
 
 
+class Qos(NamedTuple):
+    """What accounting says of a QOS. grace: its GraceTime, in seconds. mode: its PreemptMode."""
+
+    grace: float
+    mode: str
+
+
+def qos(name: str) -> Qos:
+    """Return how jobs of a QOS are preempted. Raises SlurmError."""
+    words = ["-n", "-P", "show", "qos", "where", f"name={name}", "format=GraceTime,PreemptMode"]
+    said = run("sacctmgr", *words, timeout=ACCOUNTING_TIMEOUT).strip()
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)\|([a-zA-Z,]+)", said)
+    if found is None:
+        raise SlurmError(f"sacctmgr show qos {name}: not understood: {said:.80}")
+    days, hours, minutes, seconds = (int(each or 0) for each in found.groups()[:4])
+    return Qos(((days * 24 + hours) * 60 + minutes) * 60.0 + seconds, found.group(5).upper())
+
+
+def preempt_mode(found: Qos, settings: Mapping[str, str]) -> str:
+    """Return the PreemptMode of a QOS' jobs. settings: of configuration()."""
+    modes = settings.get("PreemptMode", "") if "CLUSTER" in found.mode else found.mode
+    known = ("REQUEUE", "CANCEL", "SUSPEND")
+    return next((each for each in known if each in modes.split(",")), "OFF")
+
+
 def version() -> str:
     """Return Slurm's version, for example "24.11.5". Raises SlurmError."""
     return run("scontrol", "--version").split()[-1]
@@ -333,10 +360,14 @@ def put_back_by_slurm(found: Job) -> bool:
     if not (preempted.isdigit() and start.isdigit() and int(preempted) >= int(start)):
         return False
     settings = configuration()
-    if settings.get("PreemptType") != "preempt/partition_prio":
+    if settings.get("PreemptType") not in ("preempt/partition_prio", "preempt/qos"):
         return False
     most, already = settings.get("MaxBatchRequeue", ""), found.fields.get("BatchFlag", "")
     if not (most.isdigit() and already.isdigit() and int(already) + 2 <= int(most)):
+        return False
+    if settings["PreemptType"] == "preempt/qos":
+        with suppress(SlurmError):
+            return preempt_mode(qos(found.fields.get("QOS", "")), settings) == "REQUEUE"
         return False
     text = run("scontrol", "-o", "show", "partition", found.fields.get("Partition", ""))
     return fields(text).get("PreemptMode") == "REQUEUE"

@@ -15,7 +15,8 @@
  *   nojobenv            spank_get_item fails for the job's environment from here on
  *   hurry               a socket's patience (SO_RCVTIMEO) is told, and made 0.3 s
  *   layout NODELIST     of the step; without it slurm_job_step_layout_get fails
- *   partition NAME      in which jobs are preempted; without it slurm_load_partitions fails
+ *   partition NAME [no] in which jobs are preempted, or not; without it slurm_load_partitions fails
+ *   preempt TYPE        PreemptType of slurm.conf; without it slurm_load_ctl_conf fails
  *   full                spank_option_register fails from here on
  *   setenv NAME=VALUE, unsetenv NAME, getenv NAME
  *   ignore N, block N   a signal
@@ -230,8 +231,10 @@ static void obey(const char *verb, char *rest)
 	} else if (strcmp(verb, "layout") == 0) {
 		nodelist = strdup(rest);
 	} else if (strcmp(verb, "partition") == 0) {
-		partition.name = strdup(rest);
-		partition.preempt_mode = PREEMPT_MODE_REQUEUE;
+		partition.name = strdup(strsep(&rest, " "));
+		partition.preempt_mode = rest ? PREEMPT_MODE_OFF : PREEMPT_MODE_REQUEUE;
+	} else if (strcmp(verb, "preempt") == 0) {
+		preempt_type = strdup(rest);
 	} else if (strcmp(verb, "full") == 0) {
 		full = true;
 	} else if (strcmp(verb, "setenv") == 0) {

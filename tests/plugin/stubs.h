@@ -15,6 +15,7 @@ static spank_context_t context = S_CTX_ERROR;
 static struct spank_option registered[ROOM];
 /* Slurm ends both vectors with a NULL. */
 static partition_info_t partition;
+static char *preempt_type;
 static char *args[ROOM], *jobenv[ROOM + 1], *words[ROOM + 1], *nodelist;
 static int arg_count, option_count, jobenv_count, word_count;
 static bool full, nojobenv, hurry;
@@ -155,6 +156,24 @@ int slurm_load_partitions(time_t since, partition_info_msg_t **found, uint16_t f
 	(*found)->record_count = 1;
 	(*found)->partition_array = &partition;
 	return SLURM_SUCCESS;
+}
+
+int slurm_load_ctl_conf(time_t since, slurm_conf_t **found)
+{
+	dprintf(1, "load_ctl_conf %ld\n", (long)since);
+	if (preempt_type == NULL)
+		return SLURM_ERROR;
+	*found = calloc(1, sizeof(**found));
+	(*found)->preempt_type = preempt_type;
+	return SLURM_SUCCESS;
+}
+
+#if SLURM_VERSION_NUMBER >= SLURM_VERSION_NUM(26, 5, 0)
+#define slurm_free_ctl_conf slurm_free_conf
+#endif
+void slurm_free_ctl_conf(slurm_conf_t *found)
+{
+	free(found);
 }
 
 void slurm_free_partition_info_msg(partition_info_msg_t *found)

@@ -29,9 +29,11 @@ EXPORTS = {
 IMPORTS = {
     "slurm_debug",
     "slurm_error",
+    "slurm_free_ctl_conf",
     "slurm_free_partition_info_msg",
     "slurm_job_step_layout_free",
     "slurm_job_step_layout_get",
+    "slurm_load_ctl_conf",
     "slurm_load_partitions",
     "spank_context",
     "spank_get_item",

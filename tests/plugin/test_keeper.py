@@ -113,3 +113,24 @@ def test_a_task_that_srun_has_spared(host: Host, python: Path, spared: bool) -> 
     assert "command" in run.lines
     assert ("SLURM_CR_SPARE" in run.all("spank_unsetenv")) is spared
     assert run.one("sigterm") == ("ignored" if spared else "-")
+
+
+@pytest.mark.parametrize(
+    ("more", "spared"),
+    [
+        (["partition debug"], True),
+        (["partition debug no"], False),
+        (["partition debug no", "preempt preempt/partition_prio"], False),
+        (["partition debug no", "preempt preempt/qos"], True),
+        (["preempt preempt/qos"], False),
+    ],
+)
+def test_srun_spares_tasks_that_may_be_preempted(
+    host: Host, python: Path, more: list[str], spared: bool
+) -> None:
+    """By their partition, or by their QOS whatever the partition says."""
+    env = {"SLURM_JOB_PARTITION": "debug", "SLURM_JOB_ID": "7", "SLURM_CR_KEEPER": "7:0"}
+    lines = ["context local", f"arg python={python}", *more, "item job 7", "item step 3"]
+    lines += ["setenv SLURM_SRUN_CR_SOCKET=/none", "call init", "option cr", "call init_post_opt"]
+    run = host.run([*lines, "call local_user_init", "getenv SLURM_CR_SPARE"], env=env)
+    assert ("SLURM_CR_SPARE=1" in run.lines) is spared, run.lines

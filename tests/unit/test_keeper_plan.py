@@ -124,7 +124,7 @@ def test_failures_seen() -> None:
     seen = failures.by_uptime(nodes, now)
     assert (seen.failures, seen.node_time) == (1, 31 * 86400.0)
     assert failures.by_uptime([], now).node_mtbf == failures.PRIOR
-    text = "2027-01-01T00:00:00|n[1-2]\n2027-01-01T00:00:00|n[1-2]\n2027-01-02T00:00:00|n7\n"
+    text = "1798761600|n1\n1798761600|n1\n1798848000|n7\n"
     seen = failures.by_accounting(text, 1000, 90.0)
     assert seen.failures == 2
     assert seen.node_mtbf == pytest.approx(1000 * 90 * 86400 / 3, rel=0.01)
