@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import NamedTuple
 
 from pycr.errors import SlurmError
@@ -53,8 +52,7 @@ def by_uptime(nodes: Iterable[Mapping[str, str]], now: float) -> Seen:
 
 
 def by_accounting(text: str, nodes: int, days: float) -> Seen:
-    """Count what `sacct -D -n -P -X -o End,FailedNode` prints: a failure may have ended many jobs.
-    """
+    """Count what `sacct -DnPX -o End,FailedNode` prints: a failure may have ended many jobs."""
     lines = {line for line in text.splitlines() if line.strip()}
     return Seen(len(lines), nodes * days * 86400.0, f"{days:.0f} days of accounting")
 
@@ -68,12 +66,15 @@ def look(partition: str) -> Seen:
             since = time.strftime(
                 "%Y-%m-%dT%H:%M:%S", time.localtime(time.time() - LOOK_BACK * 86400)
             )
-            # All lives of a job: those that a failure has ended are not its last ones.
+            # All lives of a job, of which failures may have ended several.
             words = ["-aDXnP", "-s", "NF", "-r", partition, "-S", since, "-E", "now"]
             for node in NODE_FIELDS:
-                with suppress(SlurmError):
+                try:
                     text = commands.run("sacct", *words, "-o", f"End,{node}")
                     return by_accounting(text, len(nodes), LOOK_BACK)
+                except SlurmError as error:
+                    if "Invalid field" not in str(error):
+                        break
         return by_uptime(nodes.values(), time.time())
     except SlurmError:
         return Seen(0, 0.0, "nothing: Slurm does not answer")

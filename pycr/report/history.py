@@ -44,6 +44,7 @@ def look(job_id: int, image_dir: str | None = None) -> Report:
     job = _job(job_id)
     rows = accounting.lives(job_id)
     user = job.user if job is not None else rows[-1].user if rows else ""
+    rows = _of(user, rows)
     _become(user, job_id, image_dir)
     jobs: list[tuple[int, list[Event], list[Known]]] = []
     _chain(job_id, job, rows, image_dir, jobs)
@@ -119,10 +120,16 @@ def _chain(
         before = next((each for each in older if each is not None and each not in seen), None)
         if before is None or len(jobs) >= LONGEST_CHAIN:
             return
-        job_id, rows = before, accounting.lives(before)
+        job_id, rows = before, _of(_name(os.geteuid()), accounting.lives(before))
         job = _job(job_id)
         if job is not None and job.uid != os.geteuid():
             job = None  # Slurm has given the number to somebody else meanwhile
+
+
+def _of(user: str, rows: list[accounting.Row]) -> list[accounting.Row]:
+    """Return those rows that are a user's: where slurmctld had lost its state, or run out of
+    numbers, accounting has several jobs of one number."""
+    return [row for row in rows if row.user == user]
 
 
 def _known(job_id: int, job: Job | None, rows: list[accounting.Row]) -> list[Known]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`python -m tests.proofs [NAME...]`: the named proofs, or all; a line each on stdout.
 
+A proof's module has a run(), and CLUSTER where its cluster is to be another: words for Cluster.up.
 Exit status: how many have failed.
 """
 
@@ -13,8 +14,8 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from tests import proofs
 from tests.cluster import Cluster
@@ -22,24 +23,23 @@ from tests.login import Login
 
 NODES = 4
 ROOT = Path(__file__).parents[2]
-Proof = Callable[[Login, Path], str]
 
 
-def find() -> dict[str, Proof]:
+def find() -> dict[str, ModuleType]:
     """Return the proofs that there are: the modules beside this one that have a run()."""
-    found: dict[str, Proof] = {}
+    found: dict[str, ModuleType] = {}
     for each in pkgutil.iter_modules(proofs.__path__):
         if each.name == "__main__":
             continue
         module = importlib.import_module(f"{proofs.__name__}.{each.name}")
         if hasattr(module, "run"):
-            found[each.name] = module.run
+            found[each.name] = module
     return found
 
 
-def fresh(name: str) -> tuple[Login, Path]:
-    """Bring up the cluster; return a user with an empty directory, and one for what is kept."""
-    cluster = Cluster.up(nodes=NODES)
+def fresh(name: str, proof: ModuleType) -> tuple[Login, Path]:
+    """Bring up its cluster; return a user with an empty directory, and one for what is kept."""
+    cluster = Cluster.up(nodes=NODES, **getattr(proof, "CLUSTER", {}))
     place = cluster.shared / "proofs" / f"{name}-{time.monotonic_ns()}"
     place.mkdir(mode=0o700, parents=True)
     place.parent.chmod(0o755)
@@ -59,10 +59,10 @@ def main(names: list[str]) -> int:
         raise SystemExit(f"proofs: no proof {min(unknown)}: there are {', '.join(there)}")
     failed = 0
     for name in names or there:
-        alice, out = fresh(name)
+        alice, out = fresh(name, there[name])
         began = time.monotonic()
         try:
-            said = there[name](alice, out)
+            said = there[name].run(alice, out)
         except Exception:
             traceback.print_exc()
             said, failed = "FAILED", failed + 1
