@@ -57,7 +57,7 @@ def look(job_id: int, image_dir: str | None = None) -> Report:
                 " its checkpoints here: if it is elsewhere, name its directory with --image-dir"
             )
         raise AlreadyDone(f"job {job_id}: it ended ({job.state}) before it began")
-    name = job.fields.get("JobName", "") if job is not None else rows[-1].name if rows else ""
+    name = job.fields.get("JobName", "") if job is not None else accounting.name(job_id)
     return Report(job_id, name, user or _name(os.geteuid()), now, lives)
 
 

@@ -8,19 +8,15 @@ from typing import NamedTuple
 from pycr.errors import SlurmError
 from pycr.slurm import commands
 
-_FORMAT = "JobIDRaw,User,JobName,Submit,Start,End,State,NodeList"
-_SEPARATOR = "\x1f"
+# Nothing that the user chooses: a JobName may have a newline, and what looks like a row behind it.
+_FORMAT = "JobIDRaw,User,Submit,Start,End,State,NodeList"
 
 
 class Row(NamedTuple):
-    """One life of a job. Times: seconds since the epoch, None where there is none.
-
-    user, name: of the job.
-    """
+    """One life of a job. Times: seconds since the epoch, None where there is none."""
 
     job_id: int
     user: str
-    name: str
     submitted: float | None
     start: float | None
     end: float | None
@@ -36,24 +32,35 @@ def lives(job_id: int) -> list[Row]:
     try:
         text = commands.run(
             "sacct", "--noheader", "--allocations", "--duplicates", "--parsable2",
-            f"--delimiter={_SEPARATOR}", f"--format={_FORMAT}", f"--jobs={job_id}",
+            f"--format={_FORMAT}", f"--jobs={job_id}",
         )  # fmt: skip
     except SlurmError:
         return []
     return parse(text, job_id)
 
 
+def name(job_id: int) -> str:
+    """Return a job's name, "" where accounting has none or is not asked."""
+    words = ("--noheader", "--allocations", "--parsable2", "--format=JobIDRaw,JobName")
+    try:
+        text = commands.run("sacct", *words, f"--jobs={job_id}")
+    except SlurmError:
+        return ""
+    rows = (line.partition("|") for line in text.splitlines())
+    return next((rest for number, _, rest in rows if number == str(job_id)), "")
+
+
 def parse(text: str, job_id: int) -> list[Row]:
     """Return the rows of sacct's answer that are of this job."""
     found = []
     for line in text.splitlines():
-        words = line.split(_SEPARATOR)
+        words = line.split("|")
         if len(words) != len(_FORMAT.split(",")) or words[0] != str(job_id):
             continue
-        _, user, name, submitted, start, end, state, nodes = words
+        _, user, submitted, start, end, state, nodes = words
         found.append(
             Row(
-                job_id, user, name, seconds(submitted), seconds(start), seconds(end),
+                job_id, user, seconds(submitted), seconds(start), seconds(end),
                 state.split(" ")[0], nodes,  # "CANCELLED by 1001"
             )
         )  # fmt: skip

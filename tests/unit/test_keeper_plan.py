@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pycr.keeper import ask, failures, plan
-from pycr.slurm import Job
+from pycr.slurm import Job, commands
 from pycr.srun_cr.keeper import wanted
 
 YEAR = 365 * 86400.0
@@ -128,6 +128,22 @@ def test_failures_seen() -> None:
     seen = failures.by_accounting(text, 1000, 90.0)
     assert seen.failures == 2
     assert seen.node_mtbf == pytest.approx(1000 * 90 * 86400 / 3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("of_qos", "of_cluster", "mode"),
+    [
+        ("REQUEUE", "CANCEL", "REQUEUE"),
+        ("CLUSTER", "GANG,SUSPEND", "SUSPEND"),
+        ("CLUSTER", "REQUEUE", "REQUEUE"),
+        ("WITHIN,CANCEL", "REQUEUE", "CANCEL"),
+        ("OFF", "REQUEUE", "OFF"),
+    ],
+)
+def test_preempt_mode(of_qos: str, of_cluster: str, mode: str) -> None:
+    """The cluster's counts only for a QOS that has none."""
+    found = commands.Qos(30.0, of_qos)
+    assert commands.preempt_mode(found, {"PreemptMode": of_cluster}) == mode
 
 
 def test_facts() -> None:

@@ -300,13 +300,15 @@ def test_a_damaged_report(data: bytes) -> None:
 
 def test_accounting() -> None:
     """sacct's rows, of this job alone, with times that it may not know."""
-    rows = ["7|alice|a b|10|20|30|NODE_FAIL|n0", "7|alice|a b|31|Unknown|Unknown|PENDING|None",
-            "7.batch|alice|x|1|2|3|FAILED|n0", "8|bob|x|1|2|3|FAILED|n0", "7|alice",
-            "7|alice|a b|1|2|3|CANCELLED by 1001|n1"]  # fmt: skip
-    found = accounting.parse("\n".join(rows).replace("|", "\x1f"), 7)
+    rows = ["7|alice|10|20|30|NODE_FAIL|n0", "7|alice|31|Unknown|Unknown|PENDING|None",
+            "7.batch|alice|1|2|3|FAILED|n0", "8|bob|1|2|3|FAILED|n0", "7|alice",
+            "7|alice|1|2|3|CANCELLED by 1001|n1"]  # fmt: skip
+    found = accounting.parse("\n".join(rows), 7)
     assert [(row.submitted, row.start, row.end, row.state) for row in found] == [
         (1, 2, 3, "CANCELLED"), (10, 20, 30, "NODE_FAIL"), (31, None, None, "PENDING"),
     ]  # fmt: skip
+    other = found[0]._replace(user="bob")
+    assert history._of("alice", [other, *found]) == found
 
 
 @pytest.mark.parametrize(
