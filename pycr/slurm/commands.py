@@ -96,7 +96,8 @@ def run(
 def fields(line: str) -> dict[str, str]:
     """Split scontrol's one-line NAME=VALUE form; a value may hold blanks and equal signs.
 
-    A name is a word that begins with a capital; Slurm prints no value with such a word and "=".
+    A name is a word that begins with a capital. A value that the user chooses (a job's name, its
+    comment) may have such a word and "=", and a newline: no field here says whose a job is.
     """
     parts = re.split(r"(?:^|\s)([A-Z][A-Za-z/:]*)=", line)
     return {name: value.strip() for name, value in zip(parts[1::2], parts[2::2])}
@@ -106,9 +107,12 @@ def job(job_id: int) -> Job:
     """Return a job. Raises NoSuchJob, SlurmError."""
     try:
         # An array's first id shows all its tasks, each with a JobId of its own.
-        lines = map(fields, run("scontrol", "-o", "show", "job", str(job_id)).splitlines())
+        text = run("scontrol", "-o", "show", "job", str(job_id))
+        lines = map(fields, text.splitlines())
         found = next(line for line in lines if line.get("JobId") == str(job_id))
         user, uid = _user(found["UserId"])
+        if text.count("UserId=") > 1:
+            user, uid = _owners("--all", f"--jobs={job_id}")[job_id]
     except SlurmError as error:
         if "Invalid job id" in str(error):
             raise NoSuchJob(f"job {job_id}: Slurm knows no such job, or no longer") from error
@@ -120,13 +124,30 @@ def job(job_id: int) -> Job:
 
 def jobs() -> dict[int, Job]:
     """Return all jobs that Slurm shows to this user, by id. Raises SlurmError."""
-    found = {}
-    for line in map(fields, run("scontrol", "-o", "show", "job").splitlines()):
+    found: dict[int, Job] = {}
+    odd = set()
+    lines = [fields(line) for line in run("scontrol", "-o", "show", "job").splitlines()]
+    owners = _owners()
+    for line in lines:
         with suppress(KeyError, ValueError):
             user, uid = _user(line["UserId"])
             job_id = int(line["JobId"])
+            if job_id in found or owners.get(job_id, ("", uid))[1] != uid:
+                odd.add(job_id)
             found[job_id] = Job(job_id, user, uid, job_state(line.get("JobState", "")), line)
-    return found
+    odd |= owners.keys() - found.keys()
+    for job_id in odd:  # somebody's text looks like it: of one job it is its owner's alone
+        found.pop(job_id, None)
+        with suppress(SlurmError):
+            found[job_id] = job(job_id)
+    return {job_id: each for job_id, each in found.items() if job_id in owners}
+
+
+def _owners(*words: str) -> dict[int, tuple[str, int]]:
+    """Return whose jobs are, user and uid, by id: in an answer with nothing that users choose."""
+    text = run("squeue", "--noheader", "--states=all", "--format=%A %U %u", *words)
+    rows = (line.split() for line in text.splitlines())
+    return {int(number): (user, int(uid)) for number, uid, user in rows}
 
 
 def _user(text: str) -> tuple[str, int]:

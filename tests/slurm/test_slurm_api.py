@@ -109,6 +109,39 @@ say["lists"] = [
 PLAIN = ("JobName", "BatchFlag", "Requeue", "BatchHost", "NodeList", "NumNodes", "WorkDir")
 
 
+ODD = (  # a job's name or comment, and what else its owner may write
+    ["--comment=x UserId=root(0) JobState=COMPLETED"],
+    ["--job-name=x UserId=bob(1002)"],
+    ["--job-name=x UserId=bob(1002) JobState=RUNNING\nJobId=1 y"],
+    ["--job-name=x\nJobId={job} UserId=bob(1002) JobState=COMPLETED"],
+)
+
+
+def test_whose_a_job_is(alice: Login) -> None:
+    """It is not read from what its owner has written, nor is anything of another's job."""
+    made: list[int] = []
+    for odd in [[], *ODD]:
+        words = [word.replace("{job}", str(min(made, default=0))) for word in odd]
+        done = alice.run("sbatch", "--parsable", "-H", "-o", "/dev/null", *words, "--wrap=true")
+        made.append(int(done.stdout))
+    script = f"""
+from pycr.slurm import commands
+every = commands.jobs()
+say["all"] = [every[job].uid for job in {made} if job in every]
+say["first"] = every[{made[0]}].state
+for job in {made}:
+    try:
+        say[str(job)] = commands.job(job).uid
+    except Exception as error:
+        say[str(job)] = str(error)
+"""
+    said = asked(alice, "commands", script)
+    assert set(said["all"]) == {1001} and said["first"] == "PENDING", said
+    for job in made:
+        answer = said[str(job)]
+        assert answer == 1001 or "not understood" in str(answer), said
+
+
 def test_both_answer_alike(alice: Login) -> None:
     jobs = {way: started(alice, way) for way in BOTH}
     for way, job in jobs.items():
