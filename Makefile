@@ -32,7 +32,7 @@ demo: setup  ## 4 tasks on 2 nodes: vacated midway, restarted on other nodes
 	@$(BIN)/python -m tests.demo
 
 test: setup  ## the whole suite, on real clusters of both releases
-	$(PYTEST) -n 2 --dist worksteal tests
+	$(PYTEST) -n 3 --dist worksteal tests
 	PYCR_RELEASE=forky $(PYTEST) tests/slurm/test_main.py tests/slurm/test_slurm_api.py
 
 ROUNDS := 25
