@@ -107,18 +107,27 @@ def refuse(root: int, strays: set[int], pod: bool = False) -> None:
                 f"its {name} is a terminal ({stream.name}): steps with --pty or --unbuffered"
                 " cannot be checkpointed"
             )
-    # srun has a child that outlives it for a moment, to clean up after it (Slurm's srun_job.c,
-    # _shepherd_spawn()); one that stays is an srun that would be lost.
+    for pid in sorted(passing(strays)):
+        raise TaskError(
+            f"process {pid} ({proc.comm(pid)}) of it is orphaned: its parent has ended, so that it"
+            " belongs to no task's tree"
+        )
+
+
+def passing(strays: set[int]) -> set[int]:
+    """Return those processes that are still there when what is just ending has ended.
+
+    srun has a child that outlives it for a moment, to clean up after it (Slurm's srun_job.c,
+    _shepherd_spawn()); one that stays is an srun that would be lost. And a process that ends has
+    no memory any more, and so no command line: a worker of another checkpoint, in a pod.
+    """
     give_up = time.monotonic() + SHEPHERD
-    while any(proc.comm(pid) == "srun" for pid in strays) and time.monotonic() < give_up:
+    while True:
+        strays = {pid for pid in strays if proc.alive(pid)}
+        ending = [pid for pid in strays if proc.comm(pid) == "srun" or not proc.cmdline(pid)]
+        if not ending or time.monotonic() > give_up:
+            return strays
         time.sleep(0.02)
-    for pid in sorted(strays):
-        name = proc.comm(pid)
-        if name:
-            raise TaskError(
-                f"process {pid} ({name}) of it is orphaned: its parent has ended, so that it"
-                " belongs to no task's tree"
-            )
 
 
 def refuse_holding(root: int, version: Callable[[], tuple[int, ...]], ghost_limit: int) -> None:

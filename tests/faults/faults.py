@@ -213,7 +213,7 @@ FAULTS: dict[str, Fault] = {
     "helper_kill_blind": Fault(
         helper_killed_blind, target="helper", span=0.5, stop=5.0, slow=10.0, max_wait=10
     ),
-    "slurmstepd_kill": Fault(slurmstepd_killed, then=ENDS),
+    "slurmstepd_kill": Fault(slurmstepd_killed, then=ENDS, slow=END_WAIT),
     "helper_slurmstepd_kill": Fault(
         helpers_slurmstepd_killed, target="helper", span=0.4, slow=LAST_WORD, short=False
     ),

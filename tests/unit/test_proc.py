@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pycr.engine import proc
+from pycr.node import task
 from tests.login import until
 
 GONE = (1 << 22) + 1  # above any pid_max
@@ -118,3 +120,18 @@ def test_closed_stream() -> None:
         until("sleep", lambda: proc.comm(process.pid) == "sleep")
         assert proc.stream(process.pid, 0) == proc.Stream(0, "closed", "")
         process.kill()
+
+
+def test_strays_that_are_just_ending(tmp_path: Path) -> None:
+    """What has ended, or is an srun's child that ends in a moment, is none."""
+    name = tmp_path / "srun"
+    shutil.copy(shutil.which("sleep") or "", name)
+    started = [subprocess.Popen(each) for each in (["true"], ["sleep", "100"], [name, "0.5"])]
+    try:
+        until("it to end", lambda: not proc.alive(started[0].pid))
+        strays = {each.pid for each in started}
+        assert task.passing(strays) == {started[1].pid}
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
