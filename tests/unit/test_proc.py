@@ -126,7 +126,8 @@ def test_strays_that_are_just_ending(tmp_path: Path) -> None:
     """What has ended, or is an srun's child that ends in a moment, is none."""
     name = tmp_path / "srun"
     shutil.copy(shutil.which("sleep") or "", name)
-    started = [subprocess.Popen(each) for each in (["true"], ["sleep", "100"], [name, "0.5"])]
+    commands = (["true"], ["sleep", "100"], [str(name), "0.5"])
+    started = [subprocess.Popen(each) for each in commands]
     try:
         until("it to end", lambda: not proc.alive(started[0].pid))
         strays = {each.pid for each in started}
