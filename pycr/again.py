@@ -46,14 +46,6 @@ def note(journal: Journal | None, event: str, **values: object) -> None:
             journal.append(event, **values)
 
 
-def begin_job(job_id: int) -> None:
-    """At a job's first start, leave behind what an earlier job of its number has in the journal."""
-    with suppress(PycrError):
-        journal = journal_of(job_id)
-        if journal is not None and journal.path.exists():
-            note(journal, FIRST)
-
-
 def in_vain(events: list[Event], key: str) -> bool:
     """Tell whether a step (key) or a script ("batch") has begun anew before, and since then nothing
     could be restored: it would do so for ever."""

@@ -73,25 +73,16 @@ def _life() -> str:
     return f"{lives()}.{os.environ.get('SLURM_TASK_PID', '')}"
 
 
-def _begun() -> list[list[str]]:
-    """Return the words of each line that is of this life."""
-    try:
-        with open(place(), "rb", opener=_opener) as file:
-            lines = [os.fsdecode(line).split() for line in file.read().split(b"\n")]
-    except OSError:
-        return []
-    return [words for words in lines if len(words) == 3 and words[0] == _life()]
-
-
-def is_first() -> bool:
-    """Tell whether this srun_cr's step, which was counted, is the first of the job."""
-    return not lives() and [words[2] for words in _begun()[:1]] == [str(os.getpid())]
-
-
 def seen() -> set[str]:
     """Return the steps that have begun in this life."""
+    own = _life().encode()
     found: set[str] = set()
-    keys = [words[1] for words in _begun()]
+    try:
+        with open(place(), "rb", opener=_opener) as file:
+            lines = [line.split() for line in file.read().split(b"\n")]
+    except OSError:
+        return found
+    keys = [os.fsdecode(words[1]) for words in lines if len(words) == 3 and words[0] == own]
     for number, each in enumerate(keys):
         found.add(f"{each}.{keys[:number].count(each)}")
     return found

@@ -180,7 +180,8 @@ cdef void cr_batch_first(spank_t sp) noexcept nogil:
     """At a job's first start, leave behind what an earlier job of its number had, as the user.
 
     Numbers come again: with a new state of slurmctld's, or after MaxJobId. The journal is told so
-    (pycr/journal.py: first); for a job without --cr its first srun_cr does that (srun_cr/step.py).
+    (pycr/journal.py: first). Of every job, and here: without --cr it may be checkpointed too, by
+    hand or in its steps, and what it has once said itself is its own.
     """
     cdef char path[2 * PATH_SIZE]
     cdef char job[12]
@@ -190,7 +191,7 @@ cdef void cr_batch_first(spank_t sp) noexcept nogil:
     cdef stat_t st
     cdef uint32_t job_id = 0
     cdef int fd
-    if (not options.cr or getuid() == 0 or cr_batch.user[0] == 0 or
+    if (getuid() == 0 or cr_batch.user[0] == 0 or
             spank_get_item(sp, S_JOB_ID, &job_id) != ESPANK_SUCCESS):
         return
     if cr_batch_path(sp, path, sizeof(path), b"newest"):

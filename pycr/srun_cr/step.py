@@ -58,20 +58,10 @@ def run(wrapper: JobWrapper, text: str) -> int:
         status = go_on(wrapper, settings, key, skip)
     else:
         wrapper.start()
-        if key and identity.GOES_ON not in os.environ and identity.is_first():
-            begin()  # while srun starts
         status = wrapper.serve()
     if skip and key and status == 0:
         leave_done(wrapper.step, key)
     return status
-
-
-def begin() -> None:
-    """At the job's first start, part with an earlier one of its number (for a job submitted with
-    --cr the plugin did)."""
-    from pycr import again
-
-    again.begin_job(int(os.environ["SLURM_JOB_ID"]))
 
 
 def go_on(wrapper: JobWrapper, settings: Settings, key: str, skip: bool) -> int:

@@ -377,8 +377,8 @@ def test_newest_is_for_jobs_submitted_with_cr(
 def test_the_first_start_of_a_number_that_comes_again(
     host: Host, python: Path, place: Path, requeue: Path
 ) -> None:
-    """Of a job submitted with --cr: an earlier job's files are not what it goes on from later, and
-    the journal has a line. Another user's journal, and what is no file, is left alone."""
+    """Of any job: an earlier job's files are not what it goes on from later, and the journal has a
+    line. Another user's journal, and what is no file, is left alone."""
     newest = requeue.with_name("newest")
     newest.write_bytes(requeue.read_bytes())
     journals = place / ".journal"
@@ -391,16 +391,21 @@ def test_the_first_start_of_a_number_that_comes_again(
     went_on(host.run(cr))  # root's
     assert b"first" not in book.path.read_bytes()
     os.chown(book.path, WHO.pw_uid, WHO.pw_gid)
+    for path in (newest, requeue):
+        path.write_text(f"{place / 'generation'}\n", encoding="utf-8")
+        os.chown(path, WHO.pw_uid, WHO.pw_gid)
+    plain = script(python, f"arg checkpoint_dir={place}")
+    went_on(host.run(plain))
+    went_on(host.run([*plain[:-1], AGAIN, plain[-1]]))
+    assert not newest.exists() and not requeue.exists() and len(book.every()) == 2
     newest.touch()
-    went_on(host.run(script(python, f"arg checkpoint_dir={place}")))
-    assert newest.exists() and len(book.every()) == 1
     went_on(host.run(cr))
-    assert not newest.exists() and not requeue.exists()
+    assert not newest.exists()
     assert [each["event"] for each in book.events()] == ["first"]
     assert abs(book.events()[0]["time"] - time.time()) < 60
-    assert [each["event"] for each in book.every()] == ["committed", "first"]
+    assert [each["event"] for each in book.every()] == ["committed", "first", "first"]
     went_on(host.run([*cr[:-1], AGAIN, cr[-1]]))
-    assert len(book.every()) == 2
+    assert len(book.every()) == 3
     book.path.unlink()
     book.path.symlink_to(place / "elsewhere")
     went_on(host.run(cr))
