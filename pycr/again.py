@@ -104,12 +104,9 @@ def generations(job_id: int, places: list[Path], every: list[Event]) -> list[Fou
                 for path in image.generations(step):
                     paths.setdefault(os.path.realpath(path), path.absolute())
     started = every[first]["time"] - SKEW if every and every[first]["event"] == FIRST else 0.0
-    found = [
-        _load(path, own[real][1] if real in own else "")
-        for real, path in paths.items()
-        if real in own or real not in earlier
-    ]
-    found = [each for each in found if each.created >= started]
+    found = [_load(paths[real], key) for real, (_, key) in own.items()]
+    others = [paths[real] for real in paths.keys() - own.keys() - earlier.keys()]
+    found += [each for each in (_load(path, "") for path in others) if each.created >= started]
     return sorted(found, key=lambda each: each.created, reverse=True)
 
 

@@ -169,7 +169,7 @@ def test_its_own_generations_newest_first(steps: Path) -> None:
 
 def test_none_of_an_earlier_job(steps: Path) -> None:
     """Which had the number: those that the journal has as such, and older ones; clocks differ."""
-    write_of(steps, "k.0", 1000.0)
+    old = write_of(steps, "k.0", 1000.0)
     other = write_of(steps, "k.0", 1900.0)
     own = write_of(steps, "k.0", 2000.0 - again.SKEW)
     known = {"event": "committed", "time": 1900.0, "path": str(other)}
@@ -177,7 +177,8 @@ def test_none_of_an_earlier_job(steps: Path) -> None:
     assert [each.path for each in again.generations(12, [steps], every)] == [own]
     assert len(again.generations(12, [steps], [known])) == 3
     every.append({**known, "time": 2001.0})  # the first one of the name was removed
-    assert [each.path for each in again.generations(12, [steps], every)] == [other, own]
+    every.append({**known, "time": 2001.0, "path": str(old)})  # from where the clock is wrong
+    assert [each.path for each in again.generations(12, [steps], every)] == [other, own, old]
 
 
 def test_why_a_restart_failed(steps: Path) -> None:
