@@ -79,6 +79,9 @@ cdef void cr_srun_init(bint is_srun) noexcept nogil:
     if is_srun:
         cr_srun_defaults(b"SLURM_")
     elif strcmp(program_invocation_short_name, b"sbatch") == 0:
+        # Of the job that sbatch is run in: at a first start Slurm sets none, and the new job would
+        # be taken for one that was started before (batch.pxi: cr_batch_again).
+        unsetenv(b"SLURM_RESTART_COUNT")
         cr_srun_defaults(b"SBATCH_")
 
 

@@ -312,6 +312,15 @@ def test_leaves_variables_that_are_not_its_own(
     assert sum(line.endswith(" unset") for line in run.lines) == len(OLD)
 
 
+@pytest.mark.parametrize(("name", "left"), [("sbatch", " unset"), ("salloc", "=2"), ("srun", "=2")])
+def test_a_new_job_has_not_been_started_before(host: Host, name: str, left: str) -> None:
+    """Whatever the job has been in whose script sbatch is run."""
+    context = "local" if name == "srun" else "allocator"
+    script = [f"context {context}", "call init", "getenv SLURM_RESTART_COUNT"]
+    run = host.run(script, name=name, env={"SLURM_RESTART_COUNT": "2"})
+    assert f"SLURM_RESTART_COUNT{left}" in run.lines
+
+
 def test_an_empty_old_variable_is_none(host: Host) -> None:
     run = host.run([*LOCAL, f"getenv {OPTION_VARIABLE}checkpoint"], env={"SLURM_CHECKPOINT": ""})
     assert f"{OPTION_VARIABLE}checkpoint unset" in run.lines
