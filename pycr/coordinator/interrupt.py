@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ctrl-C, SIGTERM and SIGHUP: a command gives up in order, until what it does is done.
 
-    catch() ---- KeyboardInterrupt, wherever it is ---- too_late() ---- noted, and no more
+    catch() ---- KeyboardInterrupt, once, wherever it is ---- too_late() ---- noted, and no more
 
-A checkpoint that is committed cannot be given up: the command says that it was made.
+A checkpoint that is committed cannot be given up: the command says that it was made. Nor does a
+second one, of an impatient user's, leave half done what the first gives up.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ def catch() -> None:
 
 
 def _come(signo: int, frame: FrameType | None) -> None:
-    global _noted
-    _noted = True
+    global _late, _noted
     if not _late:
+        _late = True  # one is enough: what gives up for it does so undisturbed
         raise KeyboardInterrupt
+    _noted = True
 
 
 def too_late() -> None:

@@ -276,7 +276,8 @@ class Checkpoint:
     def give_up(self) -> None:
         """Let every task run on and leave no trace; after the first task's end, only end."""
         try:
-            self.helpers.end()
+            with interrupt.heard():
+                self.helpers.end()
         finally:
             if self.writer is not None and not self.ended:
                 self.writer.abandon()
@@ -334,19 +335,23 @@ def run_phases(begun: Sequence[Checkpoint], names: Sequence[str]) -> None:
             getattr(each, name)()
 
 
-def give_up(begun: Sequence[Checkpoint]) -> None:
-    """Let everything run on: all at once, and only then wait for each."""
+def give_up(begun: Sequence[Checkpoint], *more: type[BaseException]) -> None:
+    """Let everything run on: all at once, and only then wait for each. more: ends a wait only."""
     for each in begun:
         each.helpers.let_go()
     # The first failure is the one to tell: what ending the helpers may add comes of it.
     for each in begun:
-        with suppress(PycrError):
+        with suppress(PycrError, *more):
             each.give_up()
 
 
 def undo(begun: Sequence[Checkpoint], error: BaseException) -> None:
-    """Let everything run on after an error; raise another where that tells more."""
-    give_up(begun)
+    """Let everything run on after an error; raise another where that tells more.
+
+    An interrupt now, such as an impatient second one, ends waits, and what was begun goes still.
+    """
+    interrupt.too_late()
+    give_up(begun, KeyboardInterrupt)
     ended = [each.step.name for each in begun if each.ended]
     if ended and isinstance(error, KeyboardInterrupt):
         text = f"interrupted after the commit: checkpointed and being ended: {', '.join(ended)}"

@@ -35,6 +35,7 @@ def test_until_it_is_too_late(signo: int) -> None:
 try:
     come()
 except KeyboardInterrupt:
+    come()
     print("given up")
 interrupt.too_late()
 come()
@@ -49,6 +50,36 @@ print("made")
     done = run(text, signo)
     assert done.stdout.split("\n")[:-1] == ["given up", "no longer waited for", "made"]
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("signo", SIGNALS)
+def test_a_second_one(signo: int) -> None:
+    """It ends the wait for the helpers of what the first one gives up; the images go all the same."""
+    text = """
+from pycr.coordinator import step
+class Part(step.Checkpoint):
+    ended = False
+    def __init__(self, name):
+        self.name, self.helpers, self.writer = name, self, self
+    def let_go(self):
+        print("let go", self.name)
+    def end(self):
+        print("wait", self.name)
+        come()
+        print("waited", self.name)
+    def abandon(self):
+        come()
+        print("abandon", self.name)
+try:
+    come()
+except KeyboardInterrupt as error:
+    step.undo([Part("a"), Part("b")], error)
+    come()
+    print("failed")
+"""
+    done = run(text, signo)
+    said = ["let go a", "let go b", "wait a", "abandon a", "abandon b", "failed"]
+    assert (done.returncode, done.stderr, done.stdout.splitlines()) == (0, "", said)
 
 
 @pytest.mark.parametrize("signo", SIGNALS)
