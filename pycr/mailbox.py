@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A process's mailbox: how it is asked before a checkpoint, and told what came of it.
 
-    the asker (ask.py, pod.py)                  the process
+    the asker (ask.py, pod/)                    the process
         | checkpoint --------- request pipe ------> |  finishes what must not be cut in two
         | <--- reply pipe ---- ready / later / cannot |  then does nothing but wait
         | still there (every few seconds) --------> |
@@ -19,7 +19,7 @@ found again after one. A memfd by the name of NAME tells which descriptors they 
 with `pid` as the process itself sees it: a child that inherited the descriptors is not their owner.
 Messages are JSON objects, one a line. docs/batch.md has all of them.
 
-Only built-in modules are imported here, as srun_cr.py is on the way of every `srun --cr`.
+Only built-in modules are imported here, as srun_cr/ is on the way of every `srun --cr`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One task on this node: what there is to say of it, and its dump, held until it is let go.
 
-Used by node.py for a task as srun started it, and by pod.py, inside the pod, for a restored one.
+Used by dumper.py for a task as srun started it, and by pod/worker.py, inside the pod, for a
+restored one.
 Knows CRIU and /proc; knows neither Slurm nor the coordinator.
 """
 

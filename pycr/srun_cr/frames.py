@@ -4,7 +4,7 @@
     u32 job id | u32 step id | int n | n + 1 bytes of nodelist with its NUL       (native-endian)
 
 The frame is Slurm's own, sent by the plugin, and by srun itself up to 25.05. Only built-in modules
-are imported here, as in srun_cr.py.
+are imported here, as in command.py.
 """
 
 from __future__ import annotations

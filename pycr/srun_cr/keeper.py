@@ -2,7 +2,7 @@
 """The keeper of a step (pycr/keeper), as its parent has it: srun_cr, or the monitor in a script.
 
 Started when the step's frame has come, and only where there is something to keep. Only built-in
-modules are imported here, as in srun_cr.py.
+modules are imported here, as in command.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """srun as a process: how it is started as the shell would have, and how to end as it did.
 
-What srun_cr.py and srun_cr/job.py have in common. Only built-in modules are imported here, as in
-srun_cr.py.
+What command.py and job.py have in common. Only built-in modules are imported here, as in
+command.py.
 """
 
 from __future__ import annotations
