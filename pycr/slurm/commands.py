@@ -103,12 +103,17 @@ def fields(line: str) -> dict[str, str]:
     return {name: value.strip() for name, value in zip(parts[1::2], parts[2::2])}
 
 
+def records(text: str) -> list[str]:
+    """Split scontrol's records of jobs, a line each but for a name or comment of several lines."""
+    return re.split(r"\n(?=JobId=)", text)
+
+
 def job(job_id: int) -> Job:
     """Return a job. Raises NoSuchJob, SlurmError."""
     try:
         # An array's first id shows all its tasks, each with a JobId of its own.
         text = run("scontrol", "-o", "show", "job", str(job_id))
-        lines = map(fields, text.splitlines())
+        lines = map(fields, records(text))
         found = next(line for line in lines if line.get("JobId") == str(job_id))
         user, uid = _user(found["UserId"])
         if text.count("UserId=") > 1:
@@ -126,7 +131,7 @@ def jobs() -> dict[int, Job]:
     """Return all jobs that Slurm shows to this user, by id. Raises SlurmError."""
     found: dict[int, Job] = {}
     odd = set()
-    lines = [fields(line) for line in run("scontrol", "-o", "show", "job").splitlines()]
+    lines = [fields(each) for each in records(run("scontrol", "-o", "show", "job"))]
     owners = _owners()
     for line in lines:
         with suppress(KeyError, ValueError):
@@ -136,17 +141,20 @@ def jobs() -> dict[int, Job]:
                 odd.add(job_id)
             found[job_id] = Job(job_id, user, uid, job_state(line.get("JobState", "")), line)
     odd |= owners.keys() - found.keys()
-    for job_id in odd:  # somebody's text looks like it: of one job it is its owner's alone
-        found.pop(job_id, None)
-        with suppress(SlurmError):
+    for job_id in odd & owners.keys():
+        try:  # somebody's text looks like it: of one job it is its owner's alone
             found[job_id] = job(job_id)
+        except NoSuchJob:
+            found.pop(job_id, None)
+        except SlurmError:  # it is there still, whatever it is
+            found[job_id] = Job(job_id, *owners[job_id], "?", {})
     return {job_id: each for job_id, each in found.items() if job_id in owners}
 
 
 def _owners(*words: str) -> dict[int, tuple[str, int]]:
     """Return whose jobs are, user and uid, by id: in an answer with nothing that users choose."""
     text = run("squeue", "--noheader", "--states=all", "--format=%A %U %u", *words)
-    rows = (line.split() for line in text.splitlines())
+    rows = (line.split(maxsplit=2) for line in text.splitlines())
     return {int(number): (user, int(uid)) for number, uid, user in rows}
 
 

@@ -110,6 +110,7 @@ PLAIN = ("JobName", "BatchFlag", "Requeue", "BatchHost", "NodeList", "NumNodes",
 
 
 ODD = (  # a job's name or comment, and what else its owner may write
+    ["--job-name=two\nlines"],
     ["--comment=x UserId=root(0) JobState=COMPLETED"],
     ["--job-name=x UserId=bob(1002)"],
     ["--job-name=x UserId=bob(1002) JobState=RUNNING\nJobId=1 y"],
@@ -129,6 +130,7 @@ from pycr.slurm import commands
 every = commands.jobs()
 say["all"] = [every[job].uid for job in {made} if job in every]
 say["first"] = every[{made[0]}].state
+say["two"] = every[{made[1]}].fields["JobName"]
 for job in {made}:
     try:
         say[str(job)] = commands.job(job).uid
@@ -136,7 +138,8 @@ for job in {made}:
         say[str(job)] = str(error)
 """
     said = asked(alice, "commands", script)
-    assert set(said["all"]) == {1001} and said["first"] == "PENDING", said
+    assert said["all"] == [1001] * len(made) and said["first"] == "PENDING", said
+    assert said[str(made[1])] == 1001 and said["two"] == "two\nlines", said
     for job in made:
         answer = said[str(job)]
         assert answer == 1001 or "not understood" in str(answer), said
