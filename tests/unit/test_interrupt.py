@@ -54,7 +54,7 @@ print("made")
 
 @pytest.mark.parametrize("signo", SIGNALS)
 def test_a_second_one(signo: int) -> None:
-    """It ends the wait for the helpers of what the first one gives up; the images go all the same."""
+    """It ends the wait for helpers; the images that the first one gives up go all the same."""
     text = """
 from pycr.coordinator import step
 class Part(step.Checkpoint):
