@@ -22,6 +22,7 @@ from tests.login import Login, until
 
 GRACE = 30  # seconds of silence beyond --max-wait that a helper bears (docs/reliability.md)
 SLACK = 6.0  # seconds that a busy machine may take for anything
+SLURM_ENDS = 100.0  # seconds in which a job is over: slurmstepd may have waited for slurmctld
 LIMITS = {"time_limit": 70.0, "node_gone": 150.0}  # seconds that Slurm takes to end such a victim
 
 
@@ -222,14 +223,14 @@ class Round:
         if self.ran_on:
             self.attempt_undisturbed()
             victim.stop()
-            self.end_status = victim.end(30)
+            self.end_status = victim.end(SLURM_ENDS)
             if self.end_status != victim.good and not self.fault.loses_step:
                 raise Wrong(f"the victim ended with {self.end_status}: {victim.tail()}")
         else:
             victim.stop()
-            victim.end(30)
+            victim.end(SLURM_ENDS)
         # srun_cr may be gone, and its srun not.
-        until("the job to be over", victim.over, 30)
+        until("the job to be over", victim.over, SLURM_ENDS)
         whole = self.ran_on and not victim.script_alone
         pause = judge.lives(victim, whole)
         if whole:
