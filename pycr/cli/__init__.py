@@ -46,6 +46,7 @@ VERBS = {
     "gc": ("gc", "remove checkpoints that are of no more use"),
     "doctor": ("doctor", "tell what this node lacks for pycr to work"),
 }
+CLOSED_PIPE = 141  # as a shell says of what SIGPIPE ended
 CHECKPOINTS = ("create", "vacate", "requeue", "tasks", "drain")  # what these make is given up
 
 
@@ -60,7 +61,13 @@ def by_name(text: str) -> str:
 def step_id(text: str) -> tuple[int, int | None]:
     """Parse JOB, JOB.STEP or JOB.batch. Raises UsageError."""
     match = re.fullmatch(r"([0-9]{1,9})(?:\.([0-9]{1,9}|batch))?", by_name(text))
-    if match is None:
+    if re.fullmatch(r"[0-9]+_[0-9]+(\..*)?", text):
+        task = text.split(".")[0]
+        raise UsageError(
+            f"{text!r:.80} is neither JOB nor JOB.STEP: a task of an array has a job id of its"
+            f" own: squeue -h -o %A -j {task:.40}"
+        )
+    if match is None or not int(match.group(1)):
         raise UsageError(f"{text!r:.80} is neither JOB nor JOB.STEP")
     job, step = match.groups()
     return int(job), None if step is None else BATCH if step == "batch" else int(step)
@@ -133,19 +140,51 @@ def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
     )
 
 
+def have_streams() -> None:
+    """Open /dev/null where a standard stream is closed: no file that is opened may come in its
+    place."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def flush() -> None:
+    """Have standard output written. Raises BrokenPipeError, DirectoryError."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_output()
+        raise DirectoryError(f"standard output: {error.strerror}") from error
+
+
+def forget_output() -> None:
+    """Have what standard output did not take go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> int:
     """Run the command line; return its exit status."""
     debug, verb = False, ""
+    have_streams()
     try:
         interrupt.catch()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names need not be text
         if sys.argv[1:2] == ["--complete"]:  # from a shell's completion, on every Tab
             return int(importlib.import_module("pycr.cli.completion").run(sys.argv[2:]))
-        arguments = parser().parse_args()
-        debug, verb = arguments.debug, arguments.verb
-        module = importlib.import_module(f"pycr.cli.{VERBS[verb][0]}")
-        return int(module.run(verb, arguments.rest))
+        try:
+            arguments = parser().parse_args()
+            debug, verb = arguments.debug, arguments.verb
+            module = importlib.import_module(f"pycr.cli.{VERBS[verb][0]}")
+            return int(module.run(verb, arguments.rest))
+        finally:
+            flush()  # Python's own flush, at its end, is too late to say what is wrong
     except PycrError as error:
         if debug:
             raise
@@ -156,8 +195,8 @@ def main() -> int:
         print(f"pycr: interrupted{more}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        forget_output()
+        return CLOSED_PIPE
     except OSError as error:
         if debug:
             raise
