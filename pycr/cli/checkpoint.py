@@ -11,7 +11,7 @@ from typing import Any
 
 from pycr.cli import byte_count, count, size, step_id, totals, verb_parser
 from pycr.cli.progress import Line
-from pycr.cli.words import generations, parse, seconds
+from pycr.cli.words import directory, generations, parse, seconds
 from pycr.coordinator import control, step
 from pycr.errors import PycrError, UsageError
 from pycr.images import image, retention
@@ -20,7 +20,9 @@ from pycr.slurm import BATCH
 
 def add_where(parser: argparse.ArgumentParser, since: str = "") -> None:
     """Add the options that all have which make a checkpoint. since: what --max-wait counts from."""
-    parser.add_argument("--image-dir", metavar="DIR", help="write the checkpoint to DIR/JOB.STEP")
+    parser.add_argument(
+        "--image-dir", metavar="DIR", type=directory, help="write the checkpoint to DIR/JOB.STEP"
+    )
     parser.add_argument(
         "--max-wait",
         metavar="SECONDS",

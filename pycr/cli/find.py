@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr import config
-from pycr.errors import ImageError, SlurmError
+from pycr.errors import ImageError, SlurmError, UsageError
 from pycr.images import oldnames
 
 
@@ -33,8 +33,10 @@ def target(word: str, option: str | None) -> Path:
     """Return the path that a word means: JOB, JOB.STEP in an image directory, or else a directory,
     or the name of an old image (images/oldnames.py).
 
-    Raises ImageError.
+    Raises ImageError, UsageError.
     """
+    if not word:  # a shell's unset variable; as a path it would be the current directory
+        raise UsageError("'' is neither a directory nor JOB nor JOB.STEP")
     match = re.fullmatch(r"([0-9]{1,10})(\.(?:[0-9]{1,10}|batch))?", word)
     if match is None:
         path = oldnames.successor(Path(word).absolute())

@@ -64,6 +64,8 @@ def run(verb: str, argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if os.geteuid() == 0 and not arguments.dirs:
         raise UsageError("as root, name the directories to look below, as pycr gc /home")
+    if "" in arguments.dirs:
+        raise UsageError("'' is no directory")
     rules = gc.Rules(arguments.keep, arguments.older_than, arguments.max_size)
     jobs = known_jobs()
     places = [Path(os.path.realpath(each)) for each in arguments.dirs]

@@ -14,7 +14,7 @@ from typing import Any
 from pycr.cli import size, totals, verb_parser
 from pycr.cli.find import image_dirs
 from pycr.cli.when import age, span
-from pycr.errors import DirectoryError, ImageError, PycrError
+from pycr.errors import DirectoryError, ImageError, PycrError, UsageError
 from pycr.images import image, oldnames
 
 # --sort: what a row is put by, and whether the largest comes first
@@ -55,7 +55,9 @@ def run(verb: str, argv: list[str]) -> int:
 
 
 def named(word: str) -> Iterator[Path]:
-    """Yield the generations that a word means. Raises DirectoryError, ImageError."""
+    """Yield the generations that a word means. Raises DirectoryError, ImageError, UsageError."""
+    if not word:
+        raise UsageError("'' is neither a directory nor JOB nor JOB.STEP")
     match = re.fullmatch(r"([0-9]{1,10})(?:\.(?:[0-9]{1,10}|batch))?", word)
     if match is None or os.path.isdir(word):
         place = oldnames.successor(Path(word))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pycr.cli import step_id, verb_parser
 from pycr.cli.restart import regain
+from pycr.cli.words import directory
 from pycr.errors import DirectoryError, UsageError
 from pycr.report import as_json, history, text
 from pycr.report.history import Report
@@ -26,7 +27,9 @@ def run(verb: str, argv: list[str]) -> int:
     parser.add_argument(
         "-o", dest="file", metavar="FILE", help="draw it into FILE.svg or FILE.png instead"
     )
-    parser.add_argument("--image-dir", metavar="DIR", help="look for the job's journal in DIR")
+    parser.add_argument(
+        "--image-dir", metavar="DIR", type=directory, help="look for the job's journal in DIR"
+    )
     parser.add_argument(
         "--from", dest="source", metavar="FILE", help="in place of JOB: what --json printed"
     )
@@ -34,9 +37,9 @@ def run(verb: str, argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.job is None) == (arguments.source is None):
         parser.error("give a JOB, or --from with a FILE")
-    form = os.path.splitext(arguments.file)[1].lower() if arguments.file else ""
-    if arguments.file and form not in FORMS:
-        raise UsageError(f"{arguments.file}: -o takes a name that ends in .svg or .png")
+    form = os.path.splitext(arguments.file or "")[1].lower()
+    if arguments.file is not None and form not in FORMS:
+        raise UsageError(f"{arguments.file or repr('')}: -o takes a name that ends in .svg or .png")
     if arguments.source is not None:
         with open(arguments.source, "rb") as file:
             made = as_json.load(file.read(as_json.LONGEST), arguments.source)

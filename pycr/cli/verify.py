@@ -23,6 +23,7 @@ from pycr import config, host
 from pycr.cli import count, size, verb_parser
 from pycr.cli.find import target
 from pycr.cli.progress import Line
+from pycr.cli.words import directory
 from pycr.engine import criu
 from pycr.errors import (
     ImageError,
@@ -64,7 +65,9 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
     parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
-    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB[.STEP] in DIR")
+    parser.add_argument(
+        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
+    )
     parser.add_argument(
         "--files", choices=files.POLICIES, default=files.CUT, help="as a restart would be told"
     )

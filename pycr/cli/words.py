@@ -25,13 +25,13 @@ def seconds(text: str) -> int:
 
 def generations(text: str) -> int:
     """Parse --keep."""
-    if not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of checkpoints, 1 or more")
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is no number of checkpoints, 1 or more")
     return int(text)
 
 
 def directory(text: str) -> str:
-    """Parse ImageDir=."""
+    """Parse ImageDir= and --image-dir."""
     if not text:
         raise argparse.ArgumentTypeError("it names no directory")
     return text

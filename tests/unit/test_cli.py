@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,10 @@ def test_step_id(text: str, wanted: tuple[int, int | None]) -> None:
     "text",
     [
         "",
+        "0",
+        "00.1",
+        "12_1",
+        "12_1.0",
         ".",
         "12.",
         ".0",
@@ -178,6 +183,12 @@ def test_version() -> None:
         ["restart", "--nodes=2", "1"],
         ["create", "1", "--max"],
         ["ls", "--nonsense"],
+        ["ls", ""],
+        ["rm", ""],
+        ["rm", "12.0", "--image-dir="],
+        ["restart", "", "--dry-run"],
+        ["gc", "/tmp", ""],
+        ["report", "1", "-o", ""],
     ],
     ids=" ".join,
 )
@@ -312,17 +323,49 @@ def test_every_error_has_a_status_of_its_own() -> None:
         assert not kind.eslurm or kind.eslurm < 10000
 
 
-def test_ls_of_a_closed_pipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("redirected", "said", "status"),
+    [
+        ("| true", "", 141),
+        ("> /dev/full", "pycr: standard output: No space left on device\n", 8),
+        (">&-", "", 0),
+        ("2>&- | cat", "", 0),
+        ("<&- >&- 2>&-", "", 0),
+    ],
+)
+@pytest.mark.parametrize("words", ["rm --help", "show"])
+def test_output_that_goes_nowhere(
+    tmp_path: Path, words: str, redirected: str, said: str, status: int
+) -> None:
+    path = checkpoint_of(tmp_path, 0, {})
     done = subprocess.run(
-        f"{sys.executable} -m pycr.cli ls --help | true; echo ${{PIPESTATUS[0]}}",
+        f"{sys.executable} -m pycr.cli {words} {path} {redirected}; exit ${{PIPESTATUS[0]}}",
         shell=True,
         executable="/bin/bash",
         cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
         capture_output=True,
-        text=True,
-        check=True,
+        errors="surrogateescape",
+        check=False,
     )
-    assert "Traceback" not in done.stderr
+    assert (done.stderr, done.returncode) == (said, status)
+
+
+def test_no_stream_that_is_closed_is_taken_by_a_file() -> None:
+    code = (
+        "import os; from pycr import cli; cli.have_streams();"
+        "os._exit(os.open('/dev/null', 0) - 3 + sum(os.isatty(n) for n in range(3)))"
+    )
+    subprocess.run(
+        f"{sys.executable} -c {shlex.quote(code)} <&- >&- 2>&-", shell=True, cwd=ROOT, check=True
+    )
+
+
+def test_rm_of_the_same_twice(tmp_path: Path) -> None:
+    path = checkpoint_of(tmp_path, 0, {})
+    done = pycr("rm", str(path), f"{path}/", str(path.parent))
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert not path.parent.exists()
 
 
 def test_names_that_are_no_text_are_shown_as_they_are(tmp_path: Path) -> None:
