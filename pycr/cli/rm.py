@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pycr.cli import verb_parser
 from pycr.cli.find import target
+from pycr.cli.words import directory
 from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
 from pycr.images import image, removal
 from pycr.images.requeue import read_requeue
@@ -19,10 +20,14 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
     parser.add_argument("checkpoints", metavar="DIR|JOB[.STEP]", nargs="+")
-    parser.add_argument("--image-dir", metavar="DIR", help="look for JOB[.STEP] in DIR")
+    parser.add_argument(
+        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
+    )
     parser.add_argument("--json", action="store_true", help="print what was removed as JSON")
     arguments = parser.parse_args(argv)
-    paths = [target(word, arguments.image_dir) for word in arguments.checkpoints]
+    named = {target(word, arguments.image_dir): None for word in arguments.checkpoints}
+    # one of a step that goes as a whole goes with it
+    paths = [path for path in named if path.parent not in named]
     for path in paths:
         removal.check_removable(path)
         refuse_needed(path)
