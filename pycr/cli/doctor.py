@@ -167,7 +167,7 @@ def engine(site: config.Site) -> Iterator[Finding]:
         path = criu.find(site.criu)
         found = criu.version(path)
     except PycrError as error:
-        yield Finding("CRIU", str(error), "install criu 4.1 or later, or set criu=")
+        yield Finding("CRIU", str(error), "install it, or set criu= (spank_cr(8))")
         return
     text = f"{host.dotted(found)} ({path})"
     remedy = host.old_criu(found, platform.release())
@@ -202,8 +202,12 @@ def image_directory(site: config.Site) -> Finding:
     """Look at the default image directory; it need not be there yet."""
     path = config.default_dir(site, 0)
     nearest = path
-    while not nearest.exists():
+    while not os.path.exists(nearest):
         nearest = nearest.parent
+    try:
+        config.check_allowed(path, site)
+    except DirectoryError as error:
+        return Finding("images", str(error), "set checkpoint_dir= to a directory below these")
     try:
         config.check_directory(nearest)
     except DirectoryError as error:
