@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycr import config, journal
-from pycr.errors import AccessDenied, AlreadyDone, NoSuchJob, NoSuchUser
+from pycr.errors import AccessDenied, AlreadyDone, DirectoryError, NoSuchJob, NoSuchUser
 from pycr.journal import Event, Journal
 from pycr.report import account
 from pycr.report.account import Known, Life
@@ -46,6 +46,8 @@ def look(job_id: int, image_dir: str | None = None) -> Report:
     user = job.user if job is not None else rows[-1].user if rows else ""
     rows = _of(user, rows)
     _become(user, job_id, image_dir)
+    if image_dir is not None and not os.path.isdir(image_dir):
+        raise DirectoryError(f"image directory {image_dir}: no such directory")
     jobs: list[tuple[int, list[Event], list[Known]]] = []
     _chain(job_id, job, rows, image_dir, jobs)
     now = time.time()
