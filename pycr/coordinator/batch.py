@@ -46,7 +46,8 @@ def check(job: Job, requeue: bool) -> None:
     """
     name = f"job {job.job_id}"
     if not job.is_batch:
-        raise NotSupported(f"{name}: it runs no batch script: name a step, as {job.job_id}.0")
+        more = "only such a job is requeued" if requeue else f"name a step, as {job.job_id}.0"
+        raise NotSupported(f"{name}: it runs no batch script: {more}")
     if "ArrayJobId" in job.fields:
         raise NotSupported(f"{name}: scripts of job arrays cannot be checkpointed yet, only steps")
     if "HetJobId" in job.fields:
