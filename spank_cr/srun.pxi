@@ -127,9 +127,12 @@ cdef int cr_srun_post_opt(spank_t sp, bint is_srun) noexcept nogil:
     if getenv(b"SLURM_SRUN_CR_SOCKET") != NULL:
         cr_srun_settings()
         return 0
-    if not is_srun or not options.cr:
-        return 0
-    cr_wrap()
+    if is_srun and options.cr:
+        cr_wrap()
+    elif is_srun and options.checkpoint and getenv(b"SLURM_JOB_ID") == NULL:
+        # In a job it may be the job's own, for those of its steps that have --cr.
+        slurm_error(b"cr: --checkpoint does nothing without --cr: "
+                    b"the step runs without checkpoints")
     return 0
 
 

@@ -17,6 +17,7 @@ ALL = ["cr -", "checkpoint TIME|auto", "checkpoint-dir DIR", "restart-dir DIR"]
 ALL += ["files cut|keep|refuse", "cr-before-end TIME|no", "cr-name NAME"]
 ALL += ["cr-fallback fresh|fail", "cr-skip-done -", "cr-keep N", "cr-helper JOB.STEP"]
 NOT_A_TIME = "is not a time (minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS), nor auto"
+WITHOUT_CR = "cr: --checkpoint does nothing without --cr: the step runs without checkpoints"
 LONG = "/" + "d" * 4094
 
 
@@ -60,7 +61,7 @@ def test_takes_a_time(host: Host, value: str) -> None:
     run = host.run([*LOCAL, f"option checkpoint={value}", "call init_post_opt"])
     assert run.one("option") == "checkpoint 0"
     assert run.all("return") == ["init 0", "init_post_opt 0"]
-    assert not run.errors
+    assert run.errors == [WITHOUT_CR]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_refuses_a_missing_time(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["checkpoint=auto", "cr-before-end", "cr-before-end=auto", "cr-before-end=no"]
+    ["cr-before-end", "cr-before-end=auto", "cr-before-end=no"]
     + [
         "cr-before-end=(null)",
         "cr-before-end=10",
@@ -117,6 +118,14 @@ def test_takes(host: Host, given: str) -> None:
     run = host.run([*LOCAL, f"option {given}", "call init_post_opt"])
     assert run.one("option") == f"{given.partition('=')[0]} 0"
     assert not run.errors
+
+
+@pytest.mark.parametrize("in_a_job", [False, True])
+def test_says_that_a_step_without_cr_gets_no_checkpoints(host: Host, in_a_job: bool) -> None:
+    env = {"SLURM_JOB_ID": "1"} if in_a_job else {}
+    run = host.run([*LOCAL, "option checkpoint=auto", "call init_post_opt"], env=env)
+    assert run.all("return") == ["init 0", "init_post_opt 0"]
+    assert run.errors == ([] if in_a_job else [WITHOUT_CR])
 
 
 @pytest.mark.parametrize(
@@ -267,7 +276,7 @@ def test_callbacks_may_come_twice(host: Host, tmp_path: Path) -> None:
     run = host.run([*LOCAL, *once, *once, "call init_post_opt"])
     assert run.all("option") == ["checkpoint 0", "checkpoint-dir 0"] * 2
     assert run.all("return") == ["init 0", "init_post_opt 0"]
-    assert not run.errors
+    assert run.errors == [WITHOUT_CR]
 
 
 OLD = {
