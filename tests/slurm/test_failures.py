@@ -135,7 +135,7 @@ def test_shell_of_salloc(alice: Login) -> None:
     job = until("the allocation", alice.jobs)[0]
     words = "it is salloc's, whose shell at a terminal cannot be checkpointed: name a step"
     assert_fails(alice.pycr("create", str(job)), 7, words)
-    words = f"job {job}: it runs no batch script: name a step, as {job}.0"
+    words = f"job {job}: it runs no batch script: only such a job is requeued"
     assert_fails(alice.pycr("requeue", str(job)), 7, words)
 
 
