@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ask the processes of a tree whether they can be checkpointed now, and tell them what came of it.
 
-The other side of mailbox.py, which has the diagram. node.py asks before it freezes a tree; the pod
+The other side of mailbox.py, which has the diagram. node/ asks before it freezes a tree; the pod
 tells what it restored. Everything here goes through /proc, so that no process of the tree ever
 holds a connection to this one.
 """

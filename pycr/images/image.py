@@ -23,7 +23,7 @@
 
 A generation appears by one rename, after every file in it is on disk and named, with size and
 checksum, in its manifest, which carries a checksum of its own. docs/image-format.md is the
-reference. Who writes which file is for step.py and node.py to say.
+reference. Who writes which file is for coordinator/step.py and node/ to say.
 """
 
 from __future__ import annotations

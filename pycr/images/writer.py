@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Write a generation: beside the others, out of sight, then visible whole by one rename.
 
-What the names are is image.py's; who writes which file is for step.py and dumper.py to say.
+What the names are is image.py's; who writes which file is for coordinator/step.py and
+node/dumper.py to say.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Part:
     def commit(self, manifest: Manifest) -> Path:
         """Write the manifest and make it durable; return where this will be.
 
-        The tasks' own files are on disk by now: dumper.py has seen to that on their nodes.
+        The tasks' own files are on disk by now: node/dumper.py has seen to that on their nodes.
         """
         try:
             with os.fdopen(create(MANIFEST, self._new), "wb") as file:

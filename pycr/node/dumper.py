@@ -3,7 +3,7 @@
 
 Whatever it is told comes from the user whose job it is in: it takes a step of its own job and a
 directory, and nothing that could run as anything but CRIU. Its order of work is protocol.py's
-diagram; node.py starts it; script.py has what is particular about a batch script.
+diagram; __main__.py starts it; script.py has what is particular about a batch script.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ class Helper:
             raise ValueError(f"no such command: {verb!r:.40}")
 
     def take_slot(self, wanted: bool, count: int) -> None:
-        """Give this node's slot back; take one, where one is wanted, and report (slots.py)."""
+        """Give this node's slot back; take one, where one is wanted, and report (coordinator/slots.py)."""
         if self.slot is not None:
             self.slot.close()
             self.slot = None

@@ -2,7 +2,7 @@
 """The process in a pod that serves one node helper: it has the restored task dumped, from inside.
 
 Forked by PID 1 (process.py) for each connection, so that PID 1 never waits for one. How a task is
-dumped is task.py's, as on a node.
+dumped is node/task.py's, as on a node.
 """
 
 from __future__ import annotations
