@@ -128,6 +128,12 @@ class VerbParser(argparse.ArgumentParser):
             VerbParser.asked(self)
         return super().parse_known_args(*args, **more)
 
+    def parse_known_intermixed_args(self, *args: Any, **more: Any) -> Any:
+        """Parse, or answer: in Python 3.13 this does not go by parse_known_args."""
+        if VerbParser.asked is not None:
+            VerbParser.asked(self)
+        return super().parse_known_intermixed_args(*args, **more)
+
 
 def verb_parser(verb: str, **more: Any) -> argparse.ArgumentParser:
     """Return a parser for one verb's options."""

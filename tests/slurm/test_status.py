@@ -123,8 +123,9 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
     assert (last["path"], last["why"]) == (rows[0]["path"], "")
     assert last["work"] == rows[0]["work"] > 0
     assert "A restart saves  " in alice.pycr("show", rows[0]["path"]).stdout
-    completed = alice.run("pycr", "--complete", "fish", "status", "").stdout.splitlines()
-    assert completed == [f"{job_id}\tjob large", f"{step}\tstep large"]
+    for verb in ("status", "create", "tasks"):  # these are parsed in two ways
+        completed = alice.run("pycr", "--complete", "fish", verb, "").stdout.splitlines()
+        assert completed == [f"{job_id}\tjob large", f"{step}\tstep large"]
     shown = alice.run("pycr", "--complete", "zsh", "show", "--image-dir=.", "").stdout
     assert shown.startswith(f"{step}\tin .\n")
 
