@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,7 +41,13 @@ def target(word: str, option: str | None) -> Path:
     match = re.fullmatch(r"([0-9]{1,10})(\.(?:[0-9]{1,10}|batch))?", word)
     if match is None:
         path = oldnames.successor(Path(word).absolute())
-        if not os.path.isdir(path):
+        try:
+            there = stat.S_ISDIR(os.stat(path).st_mode)
+        except PermissionError as error:
+            raise ImageError(f"{word}: {error.strerror}") from error
+        except (OSError, ValueError):
+            there = False
+        if not there:
             raise ImageError(f"{word}: no such directory, and neither JOB nor JOB.STEP")
         return path
     word = match.group(1) + (match.group(2) or ".batch")

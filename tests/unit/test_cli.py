@@ -284,6 +284,17 @@ def test_a_job_under_its_old_id_keeps_its_options(
     assert (done.returncode, done.stdout, done.stderr) == (0, "scontrol requeue 12\n", "")
 
 
+def test_a_directory_that_may_not_be_looked_into(
+    strangers: tuple[Path, dict[str, Any]],
+) -> None:
+    place, as_them = strangers
+    closed = place / "closed"
+    closed.mkdir(mode=0)
+    for verb in ("show", "rm", "restart"):
+        done = pycr(verb, f"{closed}/1.0", **as_them)
+        assert (done.stderr, done.returncode) == (f"pycr: {closed}/1.0: Permission denied\n", 10)
+
+
 def test_another_users_checkpoint(strangers: tuple[Path, dict[str, Any]]) -> None:
     place, as_them = strangers
     if not as_them:
