@@ -7,7 +7,7 @@ what it reads to every helper:
     coordinator                      helper on each node
         | find ------------------------>|
         | <---------------------- ready |  its tasks, its host
-        | slot ------------------------>|  where the site says how many at once (coordinator/slots.py)
+        | slot ------------------------>|  where the site says how many at once (slots.py)
         | <---------------- slot (task) |  the node's first; again, where there was none
         | ask ------------------------->|  where tasks want to be asked (mailbox.py)
         | <---------------- asked (task)|

@@ -45,7 +45,8 @@ def run(verb: str, argv: list[str]) -> int:
     argv = [f"--watch={EVERY}" if word == "--watch" else word for word in argv]
     arguments = parser.parse_args(argv)
     job_id, wanted = step_id(arguments.step)
-    reader = Reader(become_owner(commands.job(job_id), arguments.step), wanted)
+    name = f"{'job' if wanted is None else 'step'} {arguments.step}"
+    reader = Reader(become_owner(commands.job(job_id), name), wanted)
     if arguments.watch is None:
         show(reader.read(), arguments.json)
         return 0

@@ -56,9 +56,10 @@ class TaskImage(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it; batch:
-    what is said of a batch script alone (coordinator/batch.py), {} for a step. work: seconds that the step, or
-    the script, had run for, in its earlier lives too; 0 where not known."""
+    """What manifest.json says. geometry: see slurm.Geometry; hosts: node -> facts about it;
+    batch: what is said of a batch script alone (coordinator/batch.py), {} for a step. work:
+    seconds that the step, or the script, had run for, in its earlier lives too; 0 where not
+    known."""
 
     job_id: int
     step_id: int

@@ -313,7 +313,10 @@ class Helper:
             raise ValueError(f"no such command: {verb!r:.40}")
 
     def take_slot(self, wanted: bool, count: int) -> None:
-        """Give this node's slot back; take one, where one is wanted, and report (coordinator/slots.py)."""
+        """Give this node's slot back; take one, where one is wanted, and report.
+
+        What a slot is: coordinator/slots.py.
+        """
         if self.slot is not None:
             self.slot.close()
             self.slot = None

@@ -96,7 +96,7 @@ def test_status(alice: Login, login: Callable[..., Login], bob: Login) -> None:
     assert "2 tasks on 2 nodes" in done.stdout
     denied = bob.pycr("status", job_id)
     assert (denied.returncode, denied.stderr.count("\n")) == (4, 1), denied.stderr
-    assert f"pycr: {job_id}: it is alice's, not yours" in denied.stderr
+    assert f"pycr: job {job_id}: it is alice's, not yours" in denied.stderr
     assert alice.pycr("status", "999999").returncode == 3
 
     making, criu = stopped_midway(alice, step)
