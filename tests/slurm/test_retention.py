@@ -76,6 +76,9 @@ def test_keep_and_limits(alice: Login, cluster: Any) -> None:
         alice.run("ln", "-s", "/tmp", "away")
         done = alice.pycr("create", step, "--image-dir", "away")
         assert_fails(done, 8, "image directory away: the site allows only /home and /shared/")
+        done = alice.pycr("doctor")
+        assert done.returncode == 7
+        assert "/checkpoint: the site allows only /home and /shared/" in done.stdout
     counting.assert_runs_on()
     assert counting.left() == [6]
     # What grows behind the look is refused when all is written.
