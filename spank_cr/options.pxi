@@ -136,8 +136,9 @@ cdef bint cr_is_name(const char *text) noexcept nogil:
     return 0 < i < sizeof(options.name)
 
 
-cdef int cr_option_time(int *into, const char *name, const char *arg) noexcept nogil:
-    """Take a time, or the word auto."""
+cdef int cr_option_time(int *into, const char *name, const char *arg,
+                        const char *words) noexcept nogil:
+    """Take a time, or the word auto. words: what it may be besides a time."""
     if strcmp(arg, b"auto") == 0:
         into[0] = CR_AUTO
         return 0
@@ -145,7 +146,7 @@ cdef int cr_option_time(int *into, const char *name, const char *arg) noexcept n
     if into[0] <= 0:
         into[0] = 0
         slurm_error(b"cr: --%s=%s is not a time (minutes, MM:SS, HH:MM:SS, D-HH, "
-                    b"D-HH:MM or D-HH:MM:SS), nor auto", name, arg)
+                    b"D-HH:MM or D-HH:MM:SS), nor %s", name, arg, words)
         return -1
     return 0
 
@@ -175,12 +176,12 @@ cdef int cr_option(int val, const char *arg, int remote) noexcept nogil:
     elif val == CR_OPT_SKIP_DONE:
         options.skip_done = True
     elif val == CR_OPT_CHECKPOINT:
-        return cr_option_time(&options.checkpoint, b"checkpoint", arg)
+        return cr_option_time(&options.checkpoint, b"checkpoint", arg, b"auto")
     elif val == CR_OPT_BEFORE_END:
         if strcmp(arg, b"no") == 0:
             options.before_end = CR_NEVER
             return 0
-        return cr_option_time(&options.before_end, b"cr-before-end", arg)
+        return cr_option_time(&options.before_end, b"cr-before-end", arg, b"auto or no")
     elif val == CR_OPT_KEEP:
         return cr_option_keep(arg)
     elif val == CR_OPT_NAME:

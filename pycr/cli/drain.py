@@ -8,6 +8,7 @@ import json
 import os
 import sys
 
+from pycr import config
 from pycr.cli import count, size, verb_parser
 from pycr.cli.progress import Line
 from pycr.cli.words import seconds
@@ -57,8 +58,9 @@ def run(verb: str, argv: list[str]) -> int:
         "--max-wait",
         metavar="SECONDS",
         type=seconds,
-        default=step.MAX_WAIT,
-        help="give a job's checkpoint up, and let it run on, after so long (default %(default)s)",
+        default=0,
+        help="give a job's checkpoint up, and let it run on, after so long (default: the site's"
+        f" max_wait, or {step.MAX_WAIT})",
     )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     arguments = parser.parse_args(argv)
@@ -74,7 +76,7 @@ def run(verb: str, argv: list[str]) -> int:
             interrupted = drain.carry_out(
                 works,
                 arguments.parallel,
-                arguments.max_wait,
+                arguments.max_wait or config.site().max_wait or step.MAX_WAIT,
                 lambda done, total: line("taking jobs off the nodes", done, total),
             )
         finally:

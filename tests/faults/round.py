@@ -23,7 +23,7 @@ from tests.login import Login, until
 GRACE = 30  # seconds of silence beyond --max-wait that a helper bears (docs/reliability.md)
 SLACK = 6.0  # seconds that a busy machine may take for anything
 SLURM_ENDS = 100.0  # seconds in which a job is over: slurmstepd may have waited for slurmctld
-LIMITS = {"time_limit": 70.0, "node_gone": 150.0}  # seconds that Slurm takes to end such a victim
+LIMITS = {"time_limit": 70.0, "node_gone": 300.0}  # seconds that Slurm takes to end such a victim
 
 
 class Result(NamedTuple):

@@ -131,7 +131,7 @@ def test_says_that_a_step_without_cr_gets_no_checkpoints(host: Host, in_a_job: b
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("cr-before-end=x", f"is {NOT_A_TIME[3:]}"),
+        ("cr-before-end=x", f"is {NOT_A_TIME[3:]} or no"),
         *(
             (f"cr-keep={value}", "is not a number of checkpoints, 1 or more")
             for value in ("0", "-1", "1x", "")
