@@ -14,7 +14,7 @@ from typing import Any
 from pycr.cli import size, totals, verb_parser
 from pycr.cli.find import image_dirs
 from pycr.cli.when import age, span
-from pycr.errors import DirectoryError, ImageError, PycrError, UsageError
+from pycr.errors import AccessDenied, DirectoryError, ImageError, PycrError, UsageError
 from pycr.images import image, oldnames
 
 # --sort: what a row is put by, and whether the largest comes first
@@ -94,7 +94,8 @@ def row(path: Path) -> dict[str, Any]:
     try:
         every = image.load_all(path)
     except PycrError as error:
-        return {**base, "whole": False, "why": str(error)}
+        denied = isinstance(error, AccessDenied)  # another user's, whom root may be looking at
+        return {**base, "whole": False, "denied": denied, "why": str(error)}
     manifest, *inside = every
     return {
         **base,
@@ -132,7 +133,8 @@ def table(rows: list[dict[str, Any]]) -> None:
             )
         else:
             empty = [""] * (len(head) - 4)
-            cells.append((each["step"], each["generation"], "damaged", *empty, each["why"]))
+            what = "refused" if each["denied"] else "damaged"
+            cells.append((each["step"], each["generation"], what, *empty, each["why"]))
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

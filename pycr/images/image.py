@@ -149,7 +149,7 @@ def open_owned(name: str | Path, dir_fd: int | None = None, called: Path | None 
         os.close(descriptor)
         what = "another user's" if status.st_uid != os.geteuid() else "writable by others"
         path = called or name
-        raise AccessDenied(f"{path}: it is {what}: not safe to keep a checkpoint in")
+        raise AccessDenied(f"{path}: it is {what}: not safe for a checkpoint")
     return descriptor
 
 

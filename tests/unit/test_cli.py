@@ -23,6 +23,7 @@ from pycr.errors import UsageError
 from pycr.images import manifest
 from pycr.images.writer import Writer
 from pycr.slurm import BATCH, Geometry, names_nodes
+from tests.unit.test_image import write
 from tests.unit.test_manifest import BATCH_PART, made
 
 ROOT = Path(__file__).parents[2]
@@ -408,3 +409,14 @@ def test_names_that_are_no_text_are_shown_as_they_are(tmp_path: Path) -> None:
 )
 def test_a_node_that_sleeps_can_be_started(state: str, out: bool) -> None:
     assert verify.is_out(state) == out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="expected: only root gives files away")
+def test_ls_of_another_users(tmp_path: Path) -> None:
+    """Which root may look at: it is not damaged."""
+    path = write(tmp_path)
+    os.chown(path, 12345, 12345)
+    (line,) = [line for line in pycr("ls", str(tmp_path)).stdout.splitlines() if "0001" in line]
+    assert "refused" in line and "it is another user's: not safe for a checkpoint" in line
+    (found,) = json.loads(pycr("ls", "--json", str(tmp_path)).stdout)
+    assert (found["whole"], found["denied"]) == (False, True)
