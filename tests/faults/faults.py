@@ -207,7 +207,7 @@ FAULTS: dict[str, Fault] = {
         _to("srun_cr", KILL), then=EITHER, victims=("step", "batch"), loses_step=True
     ),
     "srun_kill": Fault(_to("srun", KILL), then=EITHER, loses_step=True),
-    "slurmd_kill": Fault(slurmd_killed, short=False),
+    "slurmd_kill": Fault(slurmd_killed, short=False, slow=END_WAIT),
     "slurmctld_restart": Fault(slurmctld_stopped, max_wait=10),
     "slurmctld_hung": Fault(slurmctld_hung, max_wait=10),
     "helper_kill_blind": Fault(
