@@ -77,8 +77,10 @@ def test_killing_criu_gives_nothing(alice: Login) -> None:
 
     def attack() -> tuple[int, str]:
         restart = alice.popen("pycr", "restart", "--image-dir", ".", step)
-        first_pid = pod(alice)
-        if slice_up(first_pid):
+        # A pod that refuses at once may not be seen at all.
+        until("the pod", lambda: running(alice, "pycr.pod") or restart.poll() is not None)
+        first_pid = next(iter(running(alice, "pycr.pod")), 0)
+        if first_pid and slice_up(first_pid):
             for pid in children(first_pid):
                 os.kill(pid, signal.SIGKILL)
             until("what criu held to run on", lambda: alice.read("caps"))
