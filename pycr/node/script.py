@@ -50,6 +50,7 @@ class ScriptHelper(Helper):
         self.script = ""
         self.streams: list[Object] = []
         self.told: set[int] = set()
+        self.watched = self.killed = 0  # steps with a monitor; monitors that are gone
         self.outputs = False
         self.sizes: dict[int, int] = {}  # of its streams' files, when it stood still
         self.job_end: Callable[[int], None] | None = None  # what is still to be done to the job
@@ -137,6 +138,8 @@ class ScriptHelper(Helper):
         steps = [answer["step"] for answer in answers.values() if answer.get("step")]
         # Where Slurm follows processes by their parents it does not know the monitors for its own.
         self.told = {int(answer["monitor"]) for answer in answers.values() if "monitor" in answer}
+        runs = [each for each in answers.values() if each.get("step")]
+        self.watched = sum(bool(each.get("monitor")) for each in runs)
         self.report({"event": "asked", "task": 0, "steps": steps})
 
     def command(self, value: Object) -> None:
@@ -146,6 +149,7 @@ class ScriptHelper(Helper):
             answers = self.monitors.ask(held, "collect", COLLECT, dir=value["dir"])
             reasons = [each["reason"] for each in answers.values() if each.get("reason")]
             lost = sum(str(each.pid) not in answers for each in held)
+            lost = max(lost, self.killed)
             if lost:
                 reasons.append(f"what {lost} of its monitors held, which were killed")
             self.report({"event": "collected", "task": 0, "reasons": reasons})
@@ -167,7 +171,9 @@ class ScriptHelper(Helper):
             every |= self.told
         held = [each for each in ask.find(every) if each.role == mailbox.MONITOR]
         quiet = {"quiet": QUIET, "most": DRAIN} if value["keep"] else {"quiet": 0, "most": 0}
-        self.monitors.ask(held, "hold", HOLD, dir=value["dir"], **quiet)
+        answers = self.monitors.ask(held, "hold", HOLD, dir=value["dir"], **quiet)
+        # What one had in its hands that was killed before this, or meanwhile, is nowhere.
+        self.killed = self.watched - len(answers)
         super().dump(value)
 
     def let_go_again(self, directory: Path) -> None:
