@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import stat
@@ -10,8 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 
 from pycr import config
+from pycr.cli.words import directory
 from pycr.errors import ImageError, SlurmError, UsageError
 from pycr.images import oldnames
+
+
+def add_image_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option of all that take JOB[.STEP] for a checkpoint: target() is given it."""
+    parser.add_argument(
+        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
+    )
+
+
+def refuse_empty(word: str) -> None:
+    """Refuse a shell's unset variable: as a path it would be the current directory.
+
+    Raises UsageError.
+    """
+    if not word:
+        raise UsageError("'' is neither a directory nor JOB nor JOB.STEP")
 
 
 def image_dirs(option: str | None, job_id: int = 0) -> list[Path]:
@@ -36,8 +54,7 @@ def target(word: str, option: str | None) -> Path:
 
     Raises ImageError, UsageError.
     """
-    if not word:  # a shell's unset variable; as a path it would be the current directory
-        raise UsageError("'' is neither a directory nor JOB nor JOB.STEP")
+    refuse_empty(word)
     match = re.fullmatch(r"([0-9]{1,10})(\.(?:[0-9]{1,10}|batch))?", word)
     if match is None:
         path = oldnames.successor(Path(word).absolute())

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pycr.cli import size, totals, verb_parser
-from pycr.cli.find import image_dirs
+from pycr.cli.find import image_dirs, refuse_empty
 from pycr.cli.when import age, span
-from pycr.errors import AccessDenied, DirectoryError, ImageError, PycrError, UsageError
+from pycr.errors import AccessDenied, DirectoryError, ImageError, PycrError
 from pycr.images import image, oldnames
 
 # --sort: what a row is put by, and whether the largest comes first
@@ -56,8 +56,7 @@ def run(verb: str, argv: list[str]) -> int:
 
 def named(word: str) -> Iterator[Path]:
     """Yield the generations that a word means. Raises DirectoryError, ImageError, UsageError."""
-    if not word:
-        raise UsageError("'' is neither a directory nor JOB nor JOB.STEP")
+    refuse_empty(word)
     match = re.fullmatch(r"([0-9]{1,10})(?:\.(?:[0-9]{1,10}|batch))?", word)
     if match is None or os.path.isdir(word):
         place = oldnames.successor(Path(word))

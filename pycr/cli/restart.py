@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pycr import config
 from pycr.cli import by_name, verb_parser
-from pycr.cli.find import target
+from pycr.cli.find import add_image_dir, target
 from pycr.cli.progress import Line
-from pycr.cli.words import behind, directory, take
+from pycr.cli.words import behind, take
 from pycr.coordinator import become, resubmit
 from pycr.errors import AccessDenied, Busy, NoSuchJob, UsageError
 from pycr.images import image
@@ -35,9 +35,7 @@ def run(verb: str, argv: list[str]) -> int:
     parser = verb_parser(
         verb, epilog="What follows the checkpoint is given to sbatch or srun, and wins."
     )
-    parser.add_argument(
-        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
-    )
+    add_image_dir(parser)
     parser.add_argument("--dry-run", action="store_true", help="only print the command")
     parser.add_argument("--stick", action="store_true", help="on the nodes it was on")
     parser.add_argument(

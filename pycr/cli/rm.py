@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 from pycr.cli import verb_parser
-from pycr.cli.find import target
-from pycr.cli.words import directory
+from pycr.cli.find import add_image_dir, target
 from pycr.errors import Busy, NoSuchJob, PycrError, SlurmError
 from pycr.images import image, removal
 from pycr.images.requeue import read_requeue
@@ -20,9 +19,7 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
     parser.add_argument("checkpoints", metavar="DIR|JOB[.STEP]", nargs="+")
-    parser.add_argument(
-        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
-    )
+    add_image_dir(parser)
     parser.add_argument("--json", action="store_true", help="print what was removed as JSON")
     arguments = parser.parse_args(argv)
     named = {target(word, arguments.image_dir): None for word in arguments.checkpoints}

@@ -8,9 +8,8 @@ import shlex
 import time
 
 from pycr.cli import count, size, totals, verb_parser
-from pycr.cli.find import target
+from pycr.cli.find import add_image_dir, target
 from pycr.cli.when import age, moment, span
-from pycr.cli.words import directory
 from pycr.images import image
 
 
@@ -18,9 +17,7 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
     parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
-    parser.add_argument(
-        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
-    )
+    add_image_dir(parser)
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     arguments = parser.parse_args(argv)
     generation = image.resolve(target(arguments.checkpoint, arguments.image_dir))

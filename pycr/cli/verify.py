@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from pycr import config, host
 from pycr.cli import count, size, verb_parser
-from pycr.cli.find import target
+from pycr.cli.find import add_image_dir, target
 from pycr.cli.progress import Line
-from pycr.cli.words import directory
 from pycr.engine import criu
 from pycr.errors import (
     ImageError,
@@ -65,9 +64,7 @@ def run(verb: str, argv: list[str]) -> int:
     """Run the verb with its arguments; return the exit status."""
     parser = verb_parser(verb)
     parser.add_argument("checkpoint", metavar="DIR|JOB[.STEP]")
-    parser.add_argument(
-        "--image-dir", metavar="DIR", type=directory, help="look for JOB[.STEP] in DIR"
-    )
+    add_image_dir(parser)
     parser.add_argument(
         "--files", choices=files.POLICIES, default=files.CUT, help="as a restart would be told"
     )
