@@ -371,9 +371,14 @@ def requeue(job_id: int) -> None:
     """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
     found = job(job_id)
     if put_back_by_slurm(found):
-        run("scancel", "--batch", "--signal=KILL", _alone(found))
+        end_script(found)
     else:
         run("scontrol", "requeue", _alone(found))
+
+
+def end_script(found: Job) -> None:
+    """End a job's batch script at once. Raises SlurmError."""
+    run("scancel", "--batch", "--signal=KILL", _alone(found))
 
 
 def put_back_by_slurm(found: Job) -> bool:

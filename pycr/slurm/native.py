@@ -347,8 +347,9 @@ def _without_slurm_variables() -> Iterator[None]:
 
 def requeue(job_id: int) -> None:
     """Put a running job back into the queue, under the same id. Raises SlurmError."""
-    if commands.put_back_by_slurm(commands.job(job_id)):
-        commands.requeue(job_id)
+    found = commands.job(job_id)
+    if commands.put_back_by_slurm(found):
+        commands.end_script(found)
         return
     try:
         _pyslurm.Job(job_id).requeue()
