@@ -135,12 +135,11 @@ class ScriptHelper(Helper):
         found = ask.find(proc.tree(self.root))
         own = [each for each in found if each.role != mailbox.MONITOR]
         answers = self.asked.ask(own, "checkpoint", patience)
-        steps = [answer["step"] for answer in answers.values() if answer.get("step")]
         # Where Slurm follows processes by their parents it does not know the monitors for its own.
         self.told = {int(answer["monitor"]) for answer in answers.values() if "monitor" in answer}
         runs = [each for each in answers.values() if each.get("step")]
         self.watched = sum(bool(each.get("monitor")) for each in runs)
-        self.report({"event": "asked", "task": 0, "steps": steps})
+        self.report({"event": "asked", "task": 0, "steps": [each["step"] for each in runs]})
 
     def command(self, value: Object) -> None:
         """Do one of the coordinator's commands."""
