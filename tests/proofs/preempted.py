@@ -56,11 +56,7 @@ def broken(alice: Login, partition: str, out: Path) -> tuple[Left, str]:
     job = Job(alice, partition, SCRIPT, *OPTIONS, *words, victims=("proof.py",))
     job.start()
     job.life(0)
-    for life in range(1, TIMES[partition] + 1):
-        preempt(alice, node)
-        job.life(life)
-        notes = [each["text"] for each in job.journal("note")]
-        assert sum("the job is preempted" in each for each in notes) == life, notes
+    preempt(job, node, TIMES[partition], "-p", "urgent")
     left, state = job.over(PATIENCE), job.state()["JobState"]
     (out / partition).mkdir()
     totals = record(alice, job.job_id, out / partition)
@@ -71,8 +67,13 @@ def broken(alice: Login, partition: str, out: Path) -> tuple[Left, str]:
     return left, f"{partition}: {state}, {spell(totals)}"
 
 
-def preempt(alice: Login, node: str) -> None:
-    """Have another job take a whole node, and wait until that is over."""
-    words = ["-p", "urgent", "-w", node, "-N1", "-n8", "-o", "/dev/null", "--wrap", "true"]
-    done = alice.run("sbatch", "--wait", *words, timeout=180)
-    assert done.returncode == 0, done.stderr
+def preempt(job: Job, node: str, times: int, *urgent: str) -> None:
+    """Have other jobs take the whole of a job's node, so often, and see it begin its next life
+    each time. urgent: what makes these jobs more important."""
+    words = (*urgent, "-w", node, "-N1", "-n8", "-o", "/dev/null", "--wrap", "true")
+    for life in range(1, times + 1):
+        done = job.login.run("sbatch", "--wait", *words, timeout=180)
+        assert done.returncode == 0, done.stderr
+        job.life(life)
+        notes = [each["text"] for each in job.journal("note")]
+        assert sum("the job is preempted" in each for each in notes) == life, notes

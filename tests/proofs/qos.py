@@ -21,7 +21,7 @@ from tests.login import Login, until
 from tests.victims.scripted import ENDED
 
 from .job import Job, record, same, seldom, spell
-from .preempted import OPTIONS, SCRIPT
+from .preempted import OPTIONS, SCRIPT, preempt
 
 CLUSTER = {"accounting": True}
 TIMES = {"spare": 3, "spare-cancel": 2}
@@ -56,13 +56,7 @@ def broken(alice: Login, qos: str, out: Path) -> tuple[Job, str]:
     job = Job(alice, qos, SCRIPT, *OPTIONS, *own, victims=("proof.py",))
     job.start()
     job.life(0)
-    for life in range(1, times + 1):
-        words = ("-q", "urgent", "-w", node, "-N1", "-n8", "-o", "/dev/null", "--wrap", "true")
-        done = alice.run("sbatch", "--wait", *words, timeout=180)
-        assert done.returncode == 0, done.stderr
-        job.life(life)
-        notes = [each["text"] for each in job.journal("note")]
-        assert sum("the job is preempted" in each for each in notes) == life, notes
+    preempt(job, node, times, "-q", "urgent")
     job.over(PATIENCE)
     ended = job.state()["JobState"]
     totals = keep(job, out)
