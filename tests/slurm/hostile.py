@@ -22,9 +22,11 @@ def below(root: int) -> list[int]:
     """Return a process and all its descendants, by this machine's ids; of its threads too."""
     found = [root]
     for pid in found:
-        for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-            with suppress(OSError):
-                found += [int(word) for word in thread.read_text().split()]
+        with suppress(OSError):  # it may end meanwhile, or one of its threads
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with suppress(OSError):
+                    text = Path(f"/proc/{pid}/task/{thread}/children").read_text()
+                    found += [int(word) for word in text.split()]
     return found
 
 
