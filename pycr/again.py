@@ -25,7 +25,7 @@ from pycr.images import image
 from pycr.images.manifest import Manifest
 from pycr.images.requeue import forget_requeue
 from pycr.journal import FIRST, Event, Journal, begin
-from pycr.slurm import BATCH, commands
+from pycr.slurm import BATCH, preemption
 
 FRESH = "fresh"  # --cr-fallback
 WISH = "SLURM_CHECKPOINT_IMAGE_DIR"
@@ -338,7 +338,7 @@ class Script:
     def requeue(self, text: str, **more: str) -> str:
         """Put the job back into the queue; return what to say."""
         try:
-            commands.requeue(self.job_id)
+            preemption.requeue(self.job_id)
         except PycrError as error:
             text = f"{text}, which failed: {error}"
         note(self.journal, "note", step=self.name, text=text, **more)

@@ -27,7 +27,7 @@ from pycr.errors import (
 from pycr.images import image
 from pycr.images.manifest import Manifest
 from pycr.images.requeue import write_requeue
-from pycr.slurm import Geometry, commands, like, names_nodes
+from pycr.slurm import Geometry, commands, like, names_nodes, preemption
 from pycr.slurm.api import slurm
 
 COMPLAINT = f"""
@@ -102,7 +102,7 @@ def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) ->
         raise ImageError(f"job {manifest.job_id} is another job than the checkpoint's by now")
     write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
     regain()
-    slurm().requeue(manifest.job_id)
+    preemption.requeue(manifest.job_id, slurm())
 
 
 def refuse_running(manifest: Manifest) -> None:

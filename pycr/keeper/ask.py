@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from pycr.errors import SlurmError
-from pycr.slurm import Job, commands
+from pycr.slurm import Job, commands, preemption
 
 GRACE = 30.0  # seconds, where nobody says
 SIGNAL = re.compile(r"^#SBATCH\s+(?:.*\s)?--signal[=\s]\s*\S*?@(\d+)", re.MULTILINE)
@@ -63,21 +63,9 @@ def grace(partition: str, qos: str) -> float:
     """Return how long a job of this partition and QOS goes on when it is preempted; 0: it is not,
     or ends at once."""
     try:
-        settings = commands.configuration()
-        kind = settings.get("PreemptType", "(null)")
-        if kind in ("(null)", "", "preempt/none"):
-            return 0.0
-        if kind == "preempt/qos":
-            found = commands.qos(qos)
-            mode = commands.preempt_mode(found, settings)
-            return found.grace if mode in ("REQUEUE", "CANCEL") else 0.0
-        for line in commands.run("scontrol", "-o", "show", "partition", partition).splitlines():
-            values = commands.fields(line)
-            if values.get("PreemptMode") not in ("OFF", "SUSPEND", "GANG"):
-                return _time(values.get("GraceTime")) or 0.0
+        return preemption.grace(partition, qos)
     except SlurmError:
         return GRACE
-    return 0.0
 
 
 def signal_ahead(job_id: int) -> float:

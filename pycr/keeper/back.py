@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pycr import config
 from pycr.errors import PycrError
 from pycr.images.requeue import write_requeue
-from pycr.slurm import commands
+from pycr.slurm import commands, preemption
 
 if TYPE_CHECKING:
     from pycr.keeper.process import Keeper
@@ -48,7 +48,7 @@ def last_resort(keeper: Keeper) -> None:
                 home = keeper.settings.checkpoint_dir
                 default = config.default_dir(keeper.site, keeper.job_id)
                 write_requeue(Path(home) if home else default, keeper.job_id, path)
-            commands.requeue(keeper.job_id)
+            preemption.requeue(keeper.job_id)
         except PycrError as error:
             keeper.diary.note(f"{keeper.target}: not put back into the queue yet: {error}", "yet")
             keeper.due, keeper.given_up = keeper.now, 0.0
@@ -61,7 +61,7 @@ def put_back(keeper: Keeper) -> None:
         return
     keeper.requeue_at, keeper.over = 0.0, "requeued"
     try:
-        commands.requeue(keeper.job_id)
+        preemption.requeue(keeper.job_id)
     except PycrError as error:
         keeper.diary.note(f"{keeper.target}: vacated, but not put back into the queue: {error}")
         keeper.over = "vacated"

@@ -27,7 +27,7 @@ from pycr.images import image
 from pycr.node import task
 from pycr.node.dumper import Helper
 from pycr.protocol import Object
-from pycr.slurm import commands
+from pycr.slurm import commands, preemption
 
 QUIET = 0.05  # seconds without output after which none is on its way any more
 DRAIN = 2.0  # seconds to wait for that
@@ -154,7 +154,7 @@ class ScriptHelper(Helper):
             self.report({"event": "collected", "task": 0, "reasons": reasons})
         elif value["do"] == "committed":
             self.committed = True
-            self.job_end = commands.requeue if value["requeue"] else commands.cancel
+            self.job_end = preemption.requeue if value["requeue"] else commands.cancel
         else:
             if value["do"] == "release":
                 self.job_end = None  # the coordinator has done it

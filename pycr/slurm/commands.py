@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
-from typing import NamedTuple
 
 from pycr.errors import (
     AccessDenied,
@@ -28,7 +27,6 @@ from pycr.slurm import BATCH, MAX_STEP, Job, Layout, Step, job_state
 # Variables that the user's srun heeds must not bend pycr's own calls of Slurm's commands.
 _OURS = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "SLURM_CONF_SERVER", "KRB5CCNAME")
 TIMEOUT = 120
-ACCOUNTING_TIMEOUT = 20.0  # seconds: a compute node may not reach slurmdbd at all
 NONE: Mapping[str, str] = MappingProxyType({})
 # What submit() can be told: sbatch's option -> PySlurm's name for it.
 SUBMIT_OPTIONS = {
@@ -290,31 +288,6 @@ def nodes(partition: str) -> dict[str, dict[str, str]]:
     return found
 
 
-class Qos(NamedTuple):
-    """What accounting says of a QOS. grace: its GraceTime, in seconds. mode: its PreemptMode."""
-
-    grace: float
-    mode: str
-
-
-def qos(name: str) -> Qos:
-    """Return how jobs of a QOS are preempted. Raises SlurmError."""
-    words = ["-n", "-P", "show", "qos", "where", f"name={name}", "format=GraceTime,PreemptMode"]
-    said = run("sacctmgr", *words, timeout=ACCOUNTING_TIMEOUT).strip()
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)\|([a-zA-Z,]+)", said)
-    if found is None:
-        raise SlurmError(f"sacctmgr show qos {name}: not understood: {said:.80}")
-    days, hours, minutes, seconds = (int(each or 0) for each in found.groups()[:4])
-    return Qos(((days * 24 + hours) * 60 + minutes) * 60.0 + seconds, found.group(5).upper())
-
-
-def preempt_mode(found: Qos, settings: Mapping[str, str]) -> str:
-    """Return the PreemptMode of a QOS' jobs. settings: of configuration()."""
-    modes = settings.get("PreemptMode", "") if "CLUSTER" in found.mode else found.mode
-    known = ("REQUEUE", "CANCEL", "SUSPEND")
-    return next((each for each in known if each in modes.split(",")), "OFF")
-
-
 def version() -> str:
     """Return Slurm's version, for example "24.11.5". Raises SlurmError."""
     return run("scontrol", "--version").split()[-1]
@@ -369,42 +342,12 @@ def cancel(job_id: int) -> None:
 
 def requeue(job_id: int) -> None:
     """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
-    found = job(job_id)
-    if put_back_by_slurm(found):
-        end_script(found)
-    else:
-        run("scontrol", "requeue", _alone(found))
+    run("scontrol", "requeue", _alone(job(job_id)))
 
 
 def end_script(found: Job) -> None:
     """End a job's batch script at once. Raises SlurmError."""
     run("scancel", "--batch", "--signal=KILL", _alone(found))
-
-
-def put_back_by_slurm(found: Job) -> bool:
-    """Tell whether to end a preempted job's script is the better way to have the job put back.
-
-    Slurm keeps that it has signalled a job in its GraceTime until the script ends, over requeues
-    too: one put back by scontrol is put back once more when it has run to its end. It puts back
-    itself one whose script ends in the GraceTime, but holds it when it has done so MaxBatchRequeue
-    times, which BatchFlag counts; two are left for failed launches. (Slurm 24.11, 26.05:
-    _slurm_rpc_complete_batch_script, _handle_requeue_limit.) Raises SlurmError.
-    """
-    preempted, start = (found.fields.get(each, "") for each in ("PreemptTime", "StartTime"))
-    if not (preempted.isdigit() and start.isdigit() and int(preempted) >= int(start)):
-        return False
-    settings = configuration()
-    if settings.get("PreemptType") not in ("preempt/partition_prio", "preempt/qos"):
-        return False
-    most, already = settings.get("MaxBatchRequeue", ""), found.fields.get("BatchFlag", "")
-    if not (most.isdigit() and already.isdigit() and int(already) + 2 <= int(most)):
-        return False
-    if settings["PreemptType"] == "preempt/qos":
-        with suppress(SlurmError):
-            return preempt_mode(qos(found.fields.get("QOS", "")), settings) == "REQUEUE"
-        return False
-    text = run("scontrol", "-o", "show", "partition", found.fields.get("Partition", ""))
-    return fields(text).get("PreemptMode") == "REQUEUE"
 
 
 def _alone(found: Job) -> str:

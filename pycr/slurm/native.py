@@ -347,10 +347,6 @@ def _without_slurm_variables() -> Iterator[None]:
 
 def requeue(job_id: int) -> None:
     """Put a running job back into the queue, under the same id. Raises SlurmError."""
-    found = commands.job(job_id)
-    if commands.put_back_by_slurm(found):
-        commands.end_script(found)
-        return
     try:
         _pyslurm.Job(job_id).requeue()
     except _pyslurm.RPCError as error:

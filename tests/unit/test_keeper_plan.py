@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pycr.keeper import ask, failures, plan
-from pycr.slurm import Job, commands
+from pycr.slurm import Job, preemption
 from pycr.srun_cr.keeper import wanted
 
 YEAR = 365 * 86400.0
@@ -142,8 +142,8 @@ def test_failures_seen() -> None:
 )
 def test_preempt_mode(of_qos: str, of_cluster: str, mode: str) -> None:
     """The cluster's counts only for a QOS that has none."""
-    found = commands.Qos(30.0, of_qos)
-    assert commands.preempt_mode(found, {"PreemptMode": of_cluster}) == mode
+    found = preemption.Qos(30.0, of_qos)
+    assert preemption.mode(found, {"PreemptMode": of_cluster}) == mode
 
 
 def test_facts() -> None:
