@@ -30,7 +30,7 @@ from pycr.errors import AlreadyDone, Later, NotSupported, PycrError, SlurmError,
 from pycr.images import image
 from pycr.images.requeue import write_requeue
 from pycr.protocol import is_helper
-from pycr.slurm import Geometry, Job, Layout, Step, batch_step, job_geometry
+from pycr.slurm import Geometry, Job, Layout, Step, batch_step, job_geometry, preemption
 from pycr.slurm.api import slurm
 
 NOTICE = 0.5  # seconds that Slurm may take to notice that a step has ended
@@ -180,7 +180,10 @@ class Script(Checkpoint):
         except PycrError as error:
             self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
         try:
-            (slurm().requeue if self.requeue else slurm().cancel)(self.job.job_id)
+            if self.requeue:
+                preemption.requeue(self.job.job_id, slurm())
+            else:
+                slurm().cancel(self.job.job_id)
         finally:
             self.helpers.tell(do="release")
         with suppress(PycrError):

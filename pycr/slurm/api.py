@@ -71,7 +71,8 @@ class Slurm(Protocol):
         """
 
     def requeue(self, job_id: int) -> None:
-        """Put a running job back into the queue, under the same id."""
+        """Put a running job back into the queue, under the same id, as scontrol does: for one that
+        Slurm may have preempted see preemption.requeue()."""
 
     def signal(self, job_id: int, step_id: int, number: int) -> None:
         """Send a signal to a step's tasks. Raises AlreadyDone."""
