@@ -53,21 +53,24 @@ def test_held_tasks_share_a_moment(alice: Login) -> None:
 
 
 def test_independent_tasks_wait_for_no_other(alice: Login) -> None:
-    """Beside a large task a small one stands still for less than half as long as held."""
+    """Beside a large task a small one stands still for less than half as long, and held as long;
+    but for what else the machine may have to do meanwhile."""
     program = alice.place / "tasks"
     program.write_text("0 ./tick.py 0 400\n1 ./tick.py 0 0\n")
     job = Ticking(alice, 2)
     job.command = ["--multi-prog", program.name]
     job.start("-N1")
-    frozen = {}
-    for option in ("", "--independent"):
-        made = job.create("--image-dir", ".", *filter(None, [option]))
+
+    def share(*options: str) -> float:
+        made = job.create("--image-dir", ".", *options)
         tasks = alice.pycr_json("show", f"{alice.dir}/{made.relative_to(alice.place)}")["tasks"]
-        frozen[option] = [task["frozen"] for task in tasks]
+        large, small = (task["frozen"] for task in tasks)
+        return float(small / large)
+
+    until("it to be held", lambda: share() > 0.5)
+    until("it to wait for no other", lambda: share("--independent") < 0.5)
     assert job.stop() == 0
     job.whole()
-    assert frozen["--independent"][1] < frozen[""][1] / 2, frozen
-    assert frozen[""][1] > frozen[""][0] / 2, frozen
 
 
 def test_job_means_all_its_steps(alice: Login) -> None:
