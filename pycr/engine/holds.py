@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -20,7 +19,6 @@ from pycr.engine.proc import DELETED
 from pycr.errors import UNDER_WAY, Busy, TaskError
 
 MEMORY = ("/memfd:", "/dev/zero", "/SYSV")  # names of what never was a file
-ENDING = 0.2  # seconds that the end of a process may take
 BLOCK = 512  # bytes of st_blocks
 
 # What /proc/PID/fd calls it -> what people call it
@@ -110,18 +108,12 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _descriptors(pid: int) -> Iterator[tuple[int, str]]:
-    """Yield what a process has open. Raises TaskError where /proc does not say.
-
-    It does not say either of one that is about to be a zombie, for a moment.
-    """
+    """Yield what a process has open. Raises TaskError where /proc does not say."""
     try:
         yield from proc.descriptors(pid)
     except PermissionError as error:
-        give_up = time.monotonic() + ENDING
-        while time.monotonic() < give_up:
-            if not proc.alive(pid):
-                return
-            time.sleep(ENDING / 20)
+        if proc.ending(pid):
+            return
         raise TaskError(
             f"/proc does not let its owner look at {_called(pid)}: it runs a set-user-ID or"
             " unreadable program, or made itself undumpable (PR_SET_DUMPABLE)"

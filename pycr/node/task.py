@@ -56,6 +56,8 @@ def describe(root: int) -> Object:
     except FileNotFoundError as error:
         raise AlreadyDone("it has just ended") from error
     except PermissionError as error:
+        if proc.ending(root):
+            raise AlreadyDone("it has just ended") from error
         raise TaskError(
             "/proc does not let its owner look at it: it runs a set-user-ID or unreadable program,"
             " or made itself undumpable (PR_SET_DUMPABLE)"

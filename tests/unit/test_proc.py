@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def root() -> Iterator[int]:
     found = proc.tree(process.pid)
     yield process.pid
     for pid in found:
-        if proc.comm(pid):
+        with suppress(ProcessLookupError):
             os.kill(pid, 9)
     process.wait()
 
@@ -58,6 +59,7 @@ def test_process_that_is_gone() -> None:
     assert proc.tree(GONE) == [GONE]
     assert proc.highest_id(GONE) == GONE
     assert proc.comm(GONE) == ""
+    assert proc.ending(GONE) and not proc.ending(os.getpid())
     assert proc.cmdline(GONE) == []
     assert proc.environ(GONE, "PATH") is None
     assert proc.link(GONE, "exe") == ""
