@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
-DEADLINE = 10.0  # seconds that anything here may take
-USER = 12345  # nobody's uid: the user whose tasks the host starts
+DEADLINE = 30.0  # seconds that anything here may take
+# Nobody's uid: the user whose tasks the host starts; for each pytest-xdist worker another one, as
+# what they leave in /tmp is looked for.
+USER = 12345 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 STEP = [
     "context remote",
     "item job 7",

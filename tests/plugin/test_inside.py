@@ -64,7 +64,7 @@ def inside(host: Host, place: Path) -> Inside:
             text=True,
             cwd=place,
             env=env,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         host.check()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pycr import protocol
+from tests.login import until
 
 from .driver import (
     CAP_CHECKPOINT_RESTORE,
@@ -57,6 +58,10 @@ def started(running: Running) -> tuple[int, int]:
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
     assert len(children) == 1
     return parent, int(children[0])
+
+
+def is_null(descriptor: Path) -> bool:
+    return os.readlink(descriptor) == "/dev/null"
 
 
 def test_its_words(host: Host, python: Path, place: Path) -> None:
@@ -155,15 +160,16 @@ def test_it_gets_no_signal_state(host: Host, python: Path, place: Path) -> None:
 def test_its_parent_keeps_nothing(host: Host, python: Path, place: Path) -> None:
     with host.running(script(python, place, "wait", "open 9", "open 200")) as running:
         parent, _ = started(running)
+        fds = Path(f"/proc/{parent}/fd")
+        # It goes on beside the pod: this is the last that it does before it waits.
+        until("it to wait", lambda: len(os.listdir(fds)) == 5 and is_null(fds / "2"))
         status = proc_status(parent)
         assert set(capabilities(status).values()) == {0}
         assert status["Uid"].split() == [str(USER)] * 4
         assert Path(f"/proc/{parent}/comm").read_text(encoding="ascii") == "pycr-pod\n"
         # What is not dumpable belongs to root in /proc: the user may not look into it.
         assert Path(f"/proc/{parent}/maps").stat().st_uid == 0
-        fds = {each.name: os.readlink(each) for each in Path(f"/proc/{parent}/fd").iterdir()}
-        assert len(fds) == 5
-        assert {fds[each] for each in "012"} == {"/dev/null"}
+        assert all(is_null(fds / each) for each in "012")
 
 
 def test_a_signal_becomes_a_byte(host: Host, python: Path, place: Path) -> None:
@@ -236,13 +242,14 @@ def test_sigchld_ignored_by_slurmstepd_is_no_hindrance(
 ) -> None:
     """A process that ignores SIGCHLD never hears of its child's end (wait(2), notes)."""
     lines = script(python, place, "exit 3", f"ignore {signal.SIGCHLD.value}")
-    assert host.run(lines, timeout=3).status == 3 << 8
+    assert host.run(lines).status == 3 << 8
 
 
 @contextmanager
 def while_stopped(parent: int) -> Iterator[None]:
     """Stop the pod's parent, so that what happens meanwhile is there at once when it goes on."""
     os.kill(parent, signal.SIGSTOP)
+    until("it to stop", lambda: proc_status(parent)["State"][0] == "T")
     yield
     os.kill(parent, signal.SIGCONT)
 
