@@ -137,7 +137,7 @@ def test_try_later(start: Start) -> None:
 def test_always_later(start: Start, raised: str, reason: str) -> None:
     program = start(f"def before(): raise {raised}\npycr.on_checkpoint(before)")
     with pytest.raises(TimedOut, match=f"is not ready for it: it said: {reason}$"):
-        Checkpoint(program, 0.3)
+        Checkpoint(program, 1.5)
 
 
 def test_cannot(start: Start) -> None:

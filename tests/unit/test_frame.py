@@ -212,7 +212,7 @@ def test_sweep_does_not_wait_for_one_that_accepts_nothing(place: Path) -> None:
         import signal
 
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(5)
+        signal.alarm(20)
         own.sweep()
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0, "sweep() hangs"

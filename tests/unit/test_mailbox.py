@@ -141,7 +141,7 @@ def test_always_later(answerer: Answerer, asked: Asked) -> None:
     program = answerer("later")
     where = rf"^process {program.pid} \(python.*\) is not ready for it: it said: it is busy$"
     with pytest.raises(TimedOut, match=where):
-        asked.ask(ask.find(pids(program)), "checkpoint", 0.5)
+        asked.ask(ask.find(pids(program)), "checkpoint", 2)
     asked.tell("go on")
     assert told(program)["do"] == "go on"
 
@@ -175,9 +175,9 @@ def test_who_is_gone_need_not_answer(answerer: Answerer, asked: Asked, word: str
     """A zombie is gone, and so is a program that another one has taken the place of."""
     program, other = answerer(word), answerer("ready")
     began = time.monotonic()
-    answers = asked.ask(ask.find(pids(program, other)), "checkpoint", 10)
+    answers = asked.ask(ask.find(pids(program, other)), "checkpoint", 60)
     assert list(answers) == [str(other.pid)]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_asked_again_while_it_waits(answerer: Answerer, asked: Asked) -> None:
@@ -194,9 +194,9 @@ def test_asked_again_while_it_waits(answerer: Answerer, asked: Asked) -> None:
 def test_still_there(answerer: Answerer, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told so often that it never takes the asker for dead."""
     monkeypatch.setattr(ask, "STILL_THERE", 0.05)
-    program = answerer("ready", silence=8)
+    program = answerer("ready", silence=20)
     asked.ask(ask.find(pids(program)), "checkpoint", 10)
-    assert {told(program)["do"] for _ in range(20)} == {"still there"}  # 2.5 times the silence
+    assert {told(program)["do"] for _ in range(40)} == {"still there"}  # twice the silence
     asked.tell("go on")
     until("it goes on", lambda: told(program)["do"] == "go on")
 
@@ -216,7 +216,7 @@ def test_a_dead_asker_is_noticed(answerer: Answerer) -> None:
     asked = Asked()
     assert str(program.pid) in asked.ask(ask.find(pids(program)), "checkpoint", 10)
     asked.tell("go on")
-    assert told(program)["do"] == "go on"
+    until("it goes on", lambda: "go on" in program.line())  # it may have given up once more
 
 
 def test_an_answer_that_nobody_took_is_dropped(answerer: Answerer, asked: Asked) -> None:
@@ -343,7 +343,7 @@ def test_a_forked_child_is_not_its_owner() -> None:
     found = ask.find([program.pid, child])
     assert [each.pid for each in found] == [program.pid]
     found[0].close()
-    program.process.communicate(timeout=10)  # ends both: their stdin does
+    program.process.communicate(timeout=30)  # ends both: their stdin does
 
 
 def is_open(descriptor: int) -> bool:

@@ -49,7 +49,7 @@ def test_none_goes_on_before_all_are_there(generation: Path) -> None:
         assert waiter.is_alive()
     last.wait()
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(30)
         assert waiter.ended == "ran"
     assert os.listdir(generation.parent) == ["0001"]
 
@@ -63,7 +63,7 @@ def test_one_that_fails_stops_all(generation: Path, early: bool) -> None:
     if not early:
         assert bad.fail()
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(30)
         assert waiter.ended == "refused"
     assert os.listdir(generation.parent) == ["0001"]
 
@@ -81,7 +81,7 @@ def test_two_that_fail(generation: Path) -> None:
 def test_who_fails_after_it_is_not_heard(generation: Path) -> None:
     waiters = [Waiter(each) for each in meetings(generation)]
     for waiter in waiters:
-        waiter.join(10)
+        waiter.join(30)
     assert not waiters[0].meeting.fail()
 
 
