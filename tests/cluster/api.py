@@ -17,7 +17,7 @@ from . import accounting, cgroups, install, layers, node, rootfs, slurmconf
 from .state import CHECKOUT, ClusterError, State, say, wait_until
 
 MAX_NODES = 8
-START_TIMEOUT = 60  # seconds
+START_TIMEOUT = 120  # seconds
 Stream = Union[int, IO[Any], None]
 
 
@@ -174,7 +174,10 @@ class Cluster:
             node.finish(self.state, name, process)
 
     def _node_states(self) -> list[str]:
-        done = self.node("n0").run(["sinfo", "-h", "-p", "debug", "-N", "-o", "%T"], timeout=30)
+        try:
+            done = self.node("n0").run(["sinfo", "-h", "-p", "debug", "-N", "-o", "%T"], timeout=30)
+        except subprocess.TimeoutExpired:  # slurmctld is not up yet
+            return []
         return done.stdout.split() if done.returncode == 0 else []
 
     def _wait_idle(self, names: list[str]) -> None:
