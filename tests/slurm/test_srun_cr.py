@@ -134,7 +134,7 @@ def test_no_endless_reexecution_and_no_harm_from_odd_variables(
     alice: Login, env: dict[str, str]
 ) -> None:
     for command in (["srun", "--cr"], ["srun_cr"]):
-        done = alice.run(*command, "-n1", "echo", "once", env=env, timeout=20)
+        done = alice.run(*command, "-n1", "echo", "once", env=env, timeout=60)
         assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
 
 
@@ -143,7 +143,7 @@ def test_one_wrapper_whatever_is_said_twice(alice: Login) -> None:
     pid, srun = wrapper(process)
     alice.step()
     assert [status(child, "Name") for child in children(pid)] == ["srun"]
-    assert not [child for child in children(srun) if status(child, "Name") != "srun"]
+    assert {status(child, "Name") for child in children(srun)} <= {"srun", ""}  # it may end
     os.kill(pid, signal.SIGTERM)
     process.communicate(timeout=20)
 
@@ -176,7 +176,7 @@ def test_fifty_at_once_leave_nothing(alice: Login, tmp: Callable[[str], list[str
         done
         for pid in $pids; do wait $pid; printf '%s ' $?; done
     """
-    done = alice.sh(script)
+    done = alice.sh(script, timeout=300)
     assert done.stdout.split() == [str(i % 7) for i in range(1, 51)], done.stderr[-2000:]
     assert "srun_cr" not in done.stderr
     assert set(tmp("n0")) <= set(before)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.login import Login, until
+from tests.slurm.processes import children, go_on, status
 
 SEND = """
 import json, socket, sys
@@ -38,8 +39,10 @@ def frame(nodelist: bytes = b"n[0-1]", length: int | None = None, end: bytes = b
 class Wrapped:
     """A running `srun --cr`; pid and srun are by this machine's process ids."""
 
-    def __init__(self, cluster: Any, alice: Login, seconds: str = "60") -> None:
-        self.process = alice.popen("srun", "--cr", "-n1", "sleep", seconds)
+    def __init__(self, cluster: Any, alice: Login) -> None:
+        wait = "until test -e stop; do sleep 0.05; done"
+        self.place = alice.place
+        self.process = alice.popen("srun", "--cr", "-n1", "sh", "-c", wait)
         self.pid, self.srun = until("srun_cr and its srun", self._find)
         path = self._environ("SLURM_SRUN_CR_SOCKET")
         self.socket = path
@@ -49,12 +52,8 @@ class Wrapped:
 
     def _find(self) -> tuple[int, int] | None:
         for pid in children(self.process.pid):
-            below = [child for child in children(pid) if comm(child) == "srun"]
-            blocked = next(
-                int(line.split()[1], 16)
-                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                if line.startswith("SigBlk")
-            )
+            below = [child for child in children(pid) if status(child, "Name") == "srun"]
+            blocked = int(status(pid, "SigBlk") or "1", 16)
             # Before its own execve it has that name too, but not the variable.
             if below and not blocked and self._has_socket(below[0]):
                 return pid, below[0]
@@ -62,7 +61,9 @@ class Wrapped:
 
     @staticmethod
     def _has_socket(pid: int) -> bool:
-        return b"\0SLURM_SRUN_CR_SOCKET=" in Path(f"/proc/{pid}/environ").read_bytes()
+        with contextlib.suppress(OSError):  # it may end
+            return b"\0SLURM_SRUN_CR_SOCKET=" in Path(f"/proc/{pid}/environ").read_bytes()
+        return False
 
     def _environ(self, name: str) -> str:
         words = Path(f"/proc/{self.srun}/environ").read_text().split("\0")
@@ -72,6 +73,11 @@ class Wrapped:
         """Make sweep() look at its directory: a young one may have no listener yet."""
         os.utime(self.dir, (0, 0))
 
+    def finish(self) -> None:
+        """Let its task end, and wait for its own end."""
+        (self.place / "stop").touch()
+        assert self.process.wait(30) == 0
+
     def end(self) -> list[str]:
         """End it as a user would; return what srun_cr itself had to say."""
         if self.process.poll() is None:
@@ -80,23 +86,9 @@ class Wrapped:
         return [line for line in error.splitlines() if line.startswith("srun_cr:")]
 
 
-def children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def comm(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
 @pytest.fixture
 def start(cluster: Any, alice: Login) -> Callable[..., Wrapped]:
-    return lambda *words: Wrapped(cluster, alice, *words)
+    return lambda: Wrapped(cluster, alice)
 
 
 def test_directory_is_the_users_alone(
@@ -120,10 +112,10 @@ def test_directory_is_the_users_alone(
 def test_directory_is_gone_however_it_ends(
     alice: Login, start: Callable[..., Wrapped], end: str
 ) -> None:
-    wrapped = start("0.5" if end == "exit" else "60")
+    wrapped = start()
     assert wrapped.dir.exists()
     if end == "exit":
-        assert wrapped.process.wait(20) == 0
+        wrapped.finish()
     elif end == "srun killed":
         os.kill(wrapped.srun, signal.SIGKILL)
         assert wrapped.process.wait(20) == -signal.SIGKILL
@@ -133,8 +125,8 @@ def test_directory_is_gone_however_it_ends(
     elif end == "INT INT":
         for _ in range(2):
             os.kill(wrapped.pid, signal.SIGINT)
-            until("SIGINT to be taken", lambda: not pending(wrapped.pid))
-        until("it to end", lambda: hurry(wrapped), 20)
+            until("SIGINT to be taken", lambda: not int(status(wrapped.pid, "ShdPnd") or "0", 16))
+        until("it to end", lambda: hurry(wrapped))
     else:
         os.kill(wrapped.pid, signal.SIGKILL)
         assert wrapped.process.wait(20) == -signal.SIGKILL
@@ -144,15 +136,6 @@ def test_directory_is_gone_however_it_ends(
         alice.cancel_all()  # srun itself has gone on
     wrapped.process.communicate(timeout=20)
     assert not wrapped.dir.exists()
-
-
-def pending(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    words = [line.split()[1] for line in text.splitlines() if line.startswith("ShdPnd")]
-    return int(words[0], 16)
 
 
 def hurry(wrapped: Wrapped) -> bool:
@@ -199,19 +182,20 @@ def test_silent_and_many_connections_do_no_harm(
     alice: Login, start: Callable[..., Wrapped]
 ) -> None:
     """Held open by a client: the step ends as if nobody was there; one too many is dropped."""
-    wrapped = start("1.5")
+    wrapped = start()
     hold = (
-        "import socket, sys\n"
+        "import select, socket, sys\n"
         "peers = [socket.socket(socket.AF_UNIX) for _ in range(20)]\n"
         "for peer in peers: peer.connect(sys.argv[1])\n"
+        "while len(select.select(peers, [], [])[0]) < 4: pass  # dropped, so to be read\n"
         "print('up', flush=True); sys.stdin.read()\n"
     )
     client = alice.popen("python3", "-c", hold, wrapped.socket, stdin=subprocess.PIPE)
     assert client.stdout is not None
     assert client.stdout.readline() == "up\n"
-    assert wrapped.process.wait(20) == 0
+    wrapped.finish()
     said = wrapped.end()
-    client.communicate(timeout=10)
+    client.communicate(timeout=30)
     assert said == ["srun_cr: dropped a connection: too many at once"] * 4
     assert not wrapped.dir.exists()
 
@@ -242,17 +226,12 @@ def test_a_stopped_wrapper_does_not_hold_others_up(
     assert alice.run("python3", "-c", fill, wrapped.socket).stdout == "full\n"
     other = alice.popen("srun", "--cr", "-n1", "sh", "-c", "exit 3")
     try:
-        assert other.wait(20) == 3
+        assert other.wait(30) == 3
     finally:
         os.kill(wrapped.pid, signal.SIGCONT)
-        until("sh to stop", lambda: stopped(wrapped.process.pid))
-        wrapped.process.send_signal(signal.SIGCONT)
+        go_on(wrapped.process)
         other.communicate(timeout=20)
         wrapped.end()
-
-
-def stopped(pid: int) -> bool:
-    return "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_directory_that_cannot_be_made(alice: Login, cluster: Any) -> None:
