@@ -7,37 +7,24 @@ Runs on every release that pycr supports (make test runs it on two).
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from tests.login import Login, until
 from tests.victims.scripted import Scripted
-
-TASKS, LINES = 4, 100
-
-
-def assert_whole(text: str, tasks: int = TASKS, lines: int = LINES) -> None:
-    """Every task's every number, each once."""
-    counted = Counter(text.splitlines())
-    wanted = Counter(f"{task} {line}" for task in range(tasks) for line in range(lines))
-    assert counted == wanted
+from tests.victims.ticking import Ticking
 
 
 @pytest.mark.parametrize("layout", ["-N2", "-N4", "-N1"])
 def test_vacated_step_goes_on_in_another_layout(alice: Login, layout: str) -> None:
-    victim = alice.victim("count.py")
-    job = alice.popen("srun", "--cr", "-N2", f"-n{TASKS}", victim, str(LINES), "3")
-    step = alice.step()
-    until("some output", lambda: alice.pycr("create", step, "--image-dir", ".").returncode == 0)
-    vacated = alice.pycr("vacate", step, "--image-dir", ".")
-    assert vacated.returncode == 0, vacated.stderr
-    first = job.communicate(timeout=30)[0]
-    assert 0 < len(first.splitlines()) < TASKS * LINES
-    assert step not in alice.steps()
-    again = alice.pycr("restart", "--image-dir", ".", step, layout)
-    assert again.returncode == 3, again.stderr
-    assert_whole(first + again.stdout)
+    job = Ticking(alice, 4, "3")
+    job.start("-N2")
+    job.create()
+    job.vacate()
+    until("the step to go", lambda: job.step not in alice.steps())
+    job.restart(layout)
+    job.goes_on()
+    assert job.stop() == 3
+    job.whole()
 
 
 SCRIPT = """#!/bin/bash
