@@ -22,7 +22,7 @@ def run(host: Prefix, scene: str, **variables: str) -> None:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=120,
+        timeout=300,
         env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "PATH": "/nowhere", **variables},
         cwd=host.path,
         check=False,
