@@ -43,7 +43,7 @@ def test_another_user_takes_the_claims_name(alice: Login, bob: Login, how: str) 
     began = time.monotonic()
     done = alice.pycr("create", waiting, "--image-dir", ".")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40  # --max-wait is 60
 
 
 def test_another_user_knocks_at_a_pod(alice: Login, bob: Login) -> None:
@@ -51,7 +51,8 @@ def test_another_user_knocks_at_a_pod(alice: Login, bob: Login) -> None:
     step, _ = forge.vacated(alice, "sleep", "100")
     alice.popen("pycr", "restart", "--image-dir", ".", step)
     again = alice.step()
-    name = next(word for word in words(pod(alice)) if re.fullmatch("pycr-[0-9a-f]{16}", word))
+    pattern = "pycr-[0-9a-f]{16}"
+    name = until("its name", lambda: [x for x in words(pod(alice)) if re.fullmatch(pattern, x)])[0]
     assert bob.run("python3", "-c", BIND, name, "deaf").returncode != 0  # at any moment
     knock = f"""
 import socket
@@ -72,21 +73,24 @@ for _ in range(200):
 RACE = """
 import errno, os, re, socket, time
 seen = {}
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return re.search(rb"\\0(pycr-[0-9a-f]{16})\\0", file.read())
+    except OSError:
+        return None
 print("up", flush=True)
 while not os.path.exists("stop"):
     for pid in os.listdir("/proc"):
         if not pid.isdigit():
             continue
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                name = re.search(rb"\\0(pycr-[0-9a-f]{16})\\0", file.read())
-        except OSError:
-            continue
+        name = name_of(pid)
         if name and name[1] not in seen:
             with socket.socket(socket.AF_UNIX) as own:
                 try:
                     own.bind(b"\\0" + name[1])
-                    seen[name[1]] = "BOUND"
+                    # Free it is too when the pod has ended since it was looked at.
+                    seen[name[1]] = "BOUND" if name_of(pid) else "ENDED"
                 except OSError as error:
                     seen[name[1]] = errno.errorcode[error.errno]
 print(*sorted(seen.values()))
@@ -105,7 +109,7 @@ def test_a_pods_name_is_taken_before_it_can_be_seen(alice: Login, bob: Login) ->
         assert done.returncode == 0, done.stderr
     (bob.place / "stop").touch()
     out, err = racer.communicate(timeout=30)
-    found = out.split()
+    found = [each for each in out.split() if each != "ENDED"]
     assert len(found) >= 3, err  # a pod that lives for a moment may not be seen
     assert set(found) == {"EADDRINUSE"}
 
@@ -137,7 +141,7 @@ def test_anothers_socket_in_the_variable(alice: Login, bob: Login) -> None:
     assert done.returncode == 3, done.stderr
     assert done.stdout.splitlines()[-1] == "1001"
     assert "SLURM_SRUN_CR_SOCKET" not in done.stdout
-    out, _ = listener.communicate(timeout=10)
+    out, _ = listener.communicate(timeout=30)
     assert re.fullmatch(r"\(\d+, 0, 2\) b'n0\\x00'\n", out), out
 
 
