@@ -37,7 +37,7 @@ def test_the_tasks_come_first(alice: Login, left: int) -> None:
             f"pycr: step {step}: node n0: the helper did not get the memory that it needs; the"
             " tasks run on: the job's limit must leave 64 MiB a node for a checkpoint\n"
         )
-        assert alice.steps() == [step]
+        until("its helper to end", lambda: alice.steps() == [step])
         assert not [path.name for path in alice.place.glob("*.*/0*")]
     (alice.place / "go").touch()
     out, err = process.communicate(timeout=60)

@@ -69,7 +69,7 @@ class Holder:
         assert "CRIU's log" not in said
         assert not (self.alice.place / self.step).exists(), "a generation was begun"
         self.ticks()
-        assert self.alice.steps() == [self.step]
+        until("its helpers to end", lambda: self.alice.steps() == [self.step])
         return said
 
 
@@ -187,6 +187,7 @@ def test_restored_task(alice: Login, socket: str, kind: str) -> None:
     done = alice.pycr("vacate", task.step, "--image-dir", ".")
     assert done.returncode == 0, done.stderr
     task.process.communicate(timeout=20)
+    until("the step to go", lambda: not alice.steps())
     (generation,) = alice.pycr_json("ls", ".")
     own = json.loads((alice.place / task.step / "0001/manifest.json").read_text())
     root = own["manifest"]["tasks"][0]["pids"][0]
@@ -245,6 +246,8 @@ def test_program_with_callbacks_that_does_not_let_go(alice: Login, lives: int) -
         done = alice.pycr("vacate", step, "--image-dir", ".")
         assert done.returncode == 0, done.stderr
         process.communicate(timeout=20)
+        until("the step to go", lambda: not alice.steps())
+        (alice.place / "out").unlink()
         alice.popen("pycr", "restart", "--image-dir", ".", step, "-wn0", "-oout")
         step = alice.step()
         until("it to count", lambda: len(alice.read("out").split()) > 3)

@@ -112,10 +112,10 @@ def test_slots(alice: Login, cluster: Any) -> None:
     place = cluster.shared / ".pycr-slots"
     try:
         assert hog.stdout.readline() == "held\n"
-        with plugstack(cluster, "n0", f"{PLUGIN} node_checkpoints=2 max_wait=8"):
+        with plugstack(cluster, "n0", f"{PLUGIN} node_checkpoints=2 max_wait=14"):
             began = time.monotonic()
             done = counting.create()
-            assert done.returncode == 0 and time.monotonic() - began > 3.5
+            assert done.returncode == 0 and time.monotonic() - began > 5
             where = "on node n1 (node_checkpoints in plugstack.conf): checkpointed all the same"
             assert (
                 done.stderr == f"pycr: warning: step {counting.step}: no slot came free {where}\n"

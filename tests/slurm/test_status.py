@@ -149,8 +149,10 @@ def at_a_terminal(alice: Login, job_id: str) -> None:
     )
     assert shown.stdout is not None and shown.stdin is not None
     seen = ""
-    while seen.count("\033[H") < 3:  # ends with the test's own time where it never comes
-        seen += shown.stdout.readline()
+    while seen.count("\033[H") < 3:
+        line = shown.stdout.readline()
+        assert line, f"it ended: {seen}"
+        seen += line
     assert "RUNNING" in seen
     shown.stdin.write("\x03")
     shown.stdin.flush()

@@ -139,7 +139,8 @@ def test_image_directory(alice: Login) -> None:
         assert done.returncode == 0, done.stderr
         assert whole(alice, name) == ["0001"], name
     job.stop()
-    (alice.place / "stop").unlink()
+    for name in ("stop", "beat.0"):
+        (alice.place / name).unlink()
     job.start()
     done = alice.pycr_json("vacate", job.step)
     home = alice.cluster.shared / "home/alice/checkpoint"
@@ -165,9 +166,9 @@ class Stuck:
         until("it to be stuck", lambda: self.beat.exists() and self.beat.stat().st_size)
         self.step = alice.step()
 
-    def create(self, *options: str) -> subprocess.Popen[str]:
+    def create(self) -> subprocess.Popen[str]:
         """Start a create and wait until CRIU is at work."""
-        made = self.alice.popen("pycr", "create", self.step, "--image-dir", ".", *options)
+        made = self.alice.popen("pycr", "create", self.step, "--image-dir", ".")
         node = self.alice.cluster.node("n1")
         look = ["pgrep", "-u", self.alice.user, "-x", "criu"]
         until("CRIU to begin", lambda: node.run(look).returncode == 0)
@@ -197,15 +198,14 @@ class Stuck:
 def test_max_wait_too_short(alice: Login) -> None:
     """It is given up, with a line that says so; the task runs on and nothing is left."""
     job = Stuck(alice)
-    create = job.create("--max-wait", "2")
-    _, err = create.communicate(timeout=30)
-    assert create.returncode == TIMED_OUT, err
-    assert err.splitlines() == [
+    create = alice.pycr("create", job.step, "--image-dir", ".", "--max-wait", "6")
+    assert create.returncode == TIMED_OUT, create.stderr
+    assert create.stderr.splitlines() == [
         f"pycr: step {job.step}: freezing the tasks took longer than --max-wait: given up, the"
         " tasks run on (waited for task 0 on n1)"
     ]
     assert not (alice.place / job.step).exists()
-    assert alice.steps() == [job.step]
+    until("its helper to end", lambda: alice.steps() == [job.step])
     job.goes_on()
     job.free()
     job.can_be_checkpointed()

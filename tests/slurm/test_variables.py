@@ -101,12 +101,11 @@ def test_restored_tasks_and_old_names(alice: Login, cluster: Any) -> None:
 
 def test_old_names_of_a_batch_job(alice: Login) -> None:
     """DIR/12/script.ckpt and DIR/12 are DIR/12.batch; a real image of BLCR's is refused."""
-    (alice.place / "job.sh").write_text(
-        "#!/bin/bash\nuntil [ -e end ]; do sleep 0.1; done\n" + SHOW + "\nsrun sh -c '" + SHOW + "'"
-    )
+    head = "#!/bin/bash\ntouch up; until [ -e end ]; do sleep 0.1; done"
+    (alice.place / "job.sh").write_text(f"{head}\n{SHOW}\nsrun sh -c '{SHOW}'")
     words = ["--parsable", "--cr", "-n1", "-oout", "job.sh"]
     job = alice.run("sbatch", *words).stdout.strip()
-    until("it to run", lambda: (alice.place / "out").exists())
+    until("it to run", (alice.place / "up").exists)
     made = alice.pycr("vacate", job, "--image-dir", ".")
     assert made.returncode == 0, made.stderr
     for old in (f"{alice.dir}/{job}", f"{alice.dir}/{job}.ckpt", f"{job}/script.ckpt"):

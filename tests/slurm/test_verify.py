@@ -29,7 +29,7 @@ def verify(alice: Login, step: str, *options: str) -> tuple[int, list[str]]:
     """Verify it; return the status and the lines it prints."""
     done = alice.pycr("verify", "--image-dir", ".", *options, step)
     assert done.stderr == ""
-    assert not alice.steps()
+    until("its steps to go", lambda: not alice.steps())
     return done.returncode, done.stdout.splitlines()
 
 
@@ -126,7 +126,7 @@ def test_nodes_look_for_themselves(alice: Login, cluster: Any) -> None:
     alice.run("cp", "/bin/sleep", path)
     job = alice.popen("srun", "-n1", "-wn0", path, "100")
     step = alice.step()
-    until("it to run it", lambda: cluster.node("n0").run(["pgrep", "-f", path]).stdout)
+    until("it to run it", lambda: cluster.node("n0").run(["pgrep", "-fx", f"{path} 100"]).stdout)
     assert alice.pycr("vacate", step, "--image-dir", ".").returncode == 0
     job.communicate(timeout=30)
     status, lines = verify(alice, step, "--partition=debug", "--ask", "--quick")
