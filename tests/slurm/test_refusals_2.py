@@ -256,6 +256,8 @@ def slurmd(cluster: Any, node: str, *lacking: str) -> Iterator[None]:
         until("slurmd to end", lambda: run(["pgrep", "-x", "slurmd"]).returncode)
         command = ["setsid", "-f", *wrapper, "/usr/sbin/slurmd"]
         run(["sh", "-c", '"$@" > /dev/null 2>&1', "sh", *command], check=True)
+        listens = ["bash", "-c", ": < /dev/tcp/localhost/6818"]  # until then sinfo may not know
+        until("slurmd to listen", lambda: run(listens).returncode == 0)
         until(
             f"{node} to be back",
             lambda: (
