@@ -15,7 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 30.0
+from pycr.protocol import HELPER_NAME
+
+DEADLINE = 60.0
 VICTIMS = Path(__file__).parent / "victims"
 
 
@@ -90,13 +92,22 @@ class Login:
         return sorted((int(word) for word in out.split()), reverse=True)
 
     def steps(self) -> list[str]:
-        """Return the user's running steps as JOB.STEP, pycr's own included."""
-        out = self.run("squeue", "-h", "-s", "-u", self.user, "-o", "%i").stdout
-        return sorted(word for word in out.split() if re.fullmatch(r"\d+\.\d+", word))
+        """Return the user's running steps as JOB.STEP, the newest last, pycr's own included."""
+        return [name for name, _ in self._steps()]
 
     def step(self) -> str:
-        """Wait for the user's one running step and return it."""
-        return str(until("a running step", lambda: self.steps()[-1:])[0])
+        """Wait for the user's one running step and return it; one of pycr's own may still end."""
+
+        def look() -> list[str]:
+            return [name for name, title in self._steps() if not title.startswith(HELPER_NAME)]
+
+        return str(until("a running step", look)[-1])
+
+    def _steps(self) -> list[tuple[str, str]]:
+        """Return the id and the name of each."""
+        out = self.run("squeue", "-h", "-s", "-u", self.user, "-o", "%i %j").stdout
+        found = re.findall(r"^(\d+\.\d+) (.*)$", out, re.M)
+        return sorted(found, key=lambda each: [int(number) for number in each[0].split(".")])
 
     def pycr(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run pycr."""
