@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.login import Login, until
-from tests.slurm.processes import status
+from tests.slurm.processes import state, status
 
 NOTHING = "0" * 16  # of a capability set in /proc/PID/status
 
@@ -45,12 +45,14 @@ def words(pid: int) -> list[str]:
 def running(user: Login, module: str) -> list[int]:
     """Return the trusted helpers of a kind that work in the user's own directory or job."""
     uid = user.place.stat().st_uid
-    found = []
+    found = {}
     for each in Path("/proc").iterdir():
         pid = int(each.name) if each.name.isdigit() else 0
-        if pid and words(pid)[3:4] == [module] and in_cluster(user, each):
-            found += [pid] if status(pid, "Uid").split()[:1] == [str(uid)] else []
-    return found
+        mine = pid and words(pid)[3:4] == [module] and in_cluster(user, each)
+        if mine and status(pid, "Uid").split()[:1] == [str(uid)]:
+            found[pid] = status(pid, "PPid")
+    # A child of one has its command line until it executes its own.
+    return [pid for pid, parent in found.items() if parent and int(parent) not in found]
 
 
 def in_cluster(user: Login, process: Path) -> bool:
@@ -64,6 +66,12 @@ def in_cluster(user: Login, process: Path) -> bool:
 def pod(user: Login) -> int:
     """Wait for the user's one pod; return its PID 1."""
     return int(until("the pod", lambda: running(user, "pycr.pod")[:1])[0])
+
+
+def restored(first: int, name: str) -> list[int]:
+    """Return what a pod's task runs by a name, when criu has let it go."""
+    pids = below(first)
+    return [] if named(pids, "criu") else [pid for pid in named(pids, name) if state(pid) == "S"]
 
 
 def all_of(user: Login) -> list[int]:
@@ -84,7 +92,8 @@ def inside(pid: int) -> str:
     return status(pid, "NSpid").split()[1]
 
 
-FIND = {"do": "find", "tasks": {"n0": [0]}, "wait": 0.0, "patience": 60}
+# wait: seconds for a task that Slurm is just starting.
+FIND = {"do": "find", "tasks": {"n0": [0]}, "wait": 30.0, "patience": 60}
 
 
 def dump(directory: str) -> dict[str, object]:
@@ -130,3 +139,4 @@ class ByHand:
             if f'"event":"{event}"' in each or '"event":"error"' in each:
                 assert f'"event":"{event}"' in each, each
                 return
+        raise AssertionError(f"no {event}: {self.srun.communicate()}")

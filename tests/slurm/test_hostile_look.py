@@ -17,6 +17,7 @@ from tests.slurm.hostile import (
     inside,
     named,
     pod,
+    restored,
     running,
     waiting_step,
     words,
@@ -87,13 +88,12 @@ def test_nobody_looks_into_a_pod(alice: Login, bob: Login) -> None:
     step, _ = forge.vacated(alice, "sleep", "100")
     alice.popen("pycr", "restart", "--image-dir", ".", step)
     first = pod(alice)
-    until("it to run", lambda: named(below(first), "sleep"))
+    (task,) = until("it to run", lambda: restored(first, "sleep"))
     parent = int(status(first, "PPid"))
     assert words(parent)[0].startswith("slurmstepd")
     assert {status(parent, name) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {NOTHING}
     for user in (alice, bob):
         # The parent has no capability, but slurmstepd's memory: the kernel hides it as well.
         assert peek(user, first, parent) == "done 2\n"
-    (task,) = named(below(first), "sleep")
     assert "SEEN" in peek(alice, task)
     assert peek(bob, task) == "done 1\n"

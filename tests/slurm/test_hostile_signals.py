@@ -24,6 +24,7 @@ from tests.slurm.hostile import (
     inside,
     named,
     pod,
+    restored,
     running,
     waiting_step,
     words,
@@ -34,33 +35,52 @@ HELD = 0.5  # seconds: while it still restores, criu stops and starts what it ma
 
 
 def slice_up(first_pid: int, missed: Callable[[], object]) -> bool:
-    """Let a pod's PID 1 do a little at a time until criu holds what it restored; tell whether it
-    did. Its own user may: from outside its namespace it can be sent SIGSTOP and SIGKILL."""
+    """Let a pod's PID 1 and its criu take turns until criu holds what it restored; tell whether it
+    did. Their own user may: from outside its namespace PID 1 can be sent SIGSTOP and SIGKILL."""
     with suppress(ProcessLookupError):  # it is gone, or its task runs already
         while words(first_pid) and not children(first_pid) and not missed():
             pass
         while words(first_pid) and not missed():
             os.kill(first_pid, signal.SIGSTOP)
             until("it to stop", lambda: state(first_pid) in ("T", ""))
-            for _ in range(10):
-                if holds(first_pid) and stays(lambda: holds(first_pid), HELD):
-                    return True
-                time.sleep(0.001)
+            until("criu to wait for it", lambda: holds(first_pid) or stays(waits, first_pid, 0.01))
+            if stays(holds, first_pid, HELD):
+                return True
+            others = children(first_pid)
+            to_all(others, signal.SIGSTOP)
             os.kill(first_pid, signal.SIGCONT)
+            until("it to wait for criu", lambda: stays(asleep, first_pid, 0.01))
+            os.kill(first_pid, signal.SIGSTOP)
+            to_all(others, signal.SIGCONT)
     return False
+
+
+def to_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def asleep(pid: int) -> bool:
+    return state(pid) in ("S", "Z", "")
+
+
+def waits(first_pid: int) -> bool:
+    """Tell whether criu and what it makes wait."""
+    return all(map(asleep, below(first_pid)[1:]))
 
 
 def holds(first_pid: int) -> bool:
     return any(state(pid) == "t" for pid in below(first_pid))
 
 
-def stays(probe: Callable[[], bool], seconds: float) -> bool:
-    """Tell whether something is so for a while."""
+def stays(probe: Callable[[int], bool], pid: int, seconds: float) -> bool:
+    """Tell whether something is so of a process for a while."""
     give_up = time.monotonic() + seconds
-    while probe():
+    while probe(pid):
         if time.monotonic() > give_up:
             return True
-        time.sleep(0.01)
+        time.sleep(0.001)
     return False
 
 
@@ -189,7 +209,7 @@ def test_its_own_user_at_a_checkpoint(alice: Login, target: str, name: str) -> N
         assert '"event":"failed"' in out, out
     no_capability(alice, below(held.task))
     until("helper and criu to end", lambda: not (words(held.helper) or words(held.criu)))
-    assert alice.steps() == [held.step]
+    until("the helper's step to end", lambda: alice.steps() == [held.step])
     done = alice.pycr("create", held.step, "--image-dir", ".")
     assert done.returncode == 0, done.stderr
     nothing_left(alice)
@@ -220,7 +240,7 @@ def test_its_own_user_at_a_pod(alice: Login, target: str, name: str, ends: int |
     step, _ = forge.vacated(alice, "sleep", "100")
     restart = alice.popen("pycr", "restart", "--image-dir", ".", step)
     first = pod(alice)
-    (task,) = until("it to run", lambda: running_named(first, "sleep"))
+    (task,) = until("it to run", lambda: restored(first, "sleep"))
     parent = int(status(first, "PPid"))
     tree = below(parent)
     send(first if target == "PID 1" else parent, name)
@@ -242,16 +262,11 @@ def test_its_own_user_at_a_pod(alice: Login, target: str, name: str, ends: int |
     nothing_left(alice)
 
 
-def running_named(first: int, name: str) -> list[int]:
-    """Return what a pod's task runs by a name, when it is no longer criu's to hold."""
-    return [pid for pid in named(below(first), name) if state(pid) == "S"]
-
-
 def test_another_user_at_a_pod(alice: Login, bob: Login) -> None:
     step, _ = forge.vacated(alice, "sleep", "100")
     alice.popen("pycr", "restart", "--image-dir", ".", step, "--nodelist=n0")
     first = pod(alice)
-    (task,) = until("it to run", lambda: running_named(first, "sleep"))
+    (task,) = until("it to run", lambda: restored(first, "sleep"))
     targets = [int(status(first, "PPid")), first, task]
     done = bob.run("python3", "-c", KILL, *map(inside, targets))
     assert done.stdout == "done\n", done.stderr
