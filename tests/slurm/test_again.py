@@ -15,11 +15,13 @@ from typing import Any
 from tests.login import Login, until
 from tests.victims.scripted import Left, Scripted
 
-# A step: numbers into a file of its own, which a restart cuts back; then, where that has more than
-# HOLD lines, it waits for a file; then its status.
+# A step: numbers into a file of its own, which a restart cuts back; at PAUSE it waits for a file;
+# then, where it has more than HOLD lines, for another; then its status.
 COUNT = """#!/bin/bash
 COUNT='exec 3>>$0${SLURM_PROCID#0}.out
-for ((n = 1; n <= $1; n++)); do echo $n >&3; sleep .1; done
+for ((n = 1; n <= $1; n++)); do echo $n >&3; sleep .1
+    until [ $n != "$PAUSE" ] || [ -e on.$0 ]; do sleep .05; done
+done
 until [ -e go.$0 ] || [ $(wc -l < $0.out) -le ${HOLD:-0} ]; do sleep .05; done
 exit ${2:-0}'
 """
@@ -96,7 +98,7 @@ def out(*counts: int) -> str:
 
 
 LOOP = f"""{COUNT}
-export HOLD=20
+export HOLD=20 PAUSE=25
 for i in 1 2; do
     srun --cr bash -c "$COUNT" a 10
     srun_cr --cr-name=main bash -c "$COUNT" b $((i * 20))
@@ -109,9 +111,10 @@ def loop(alice: Login) -> None:
     """Steps in a loop: what had ended is not run again, the fourth goes on, told by its name; then
     in the life after that too."""
     job = Job(alice, "loop", LOOP, "--cr-skip-done")
-    job.has("b.out", 20 + 5)
+    job.has("b.out", 20 + 25)
     first = job.create(job.step())
-    job.has("b.out", 20 + 10)
+    (job.login.place / "on.b").touch()
+    job.has("b.out", 20 + 30)
     job.requeue()
     job.go("b")
     left = job.end()
@@ -135,6 +138,7 @@ def order(alice: Login) -> None:
     text = f"""{COUNT}
 for i in 1 2; do
     srun --cr bash -c "$COUNT" a 20
+    [ $SLURM_RESTART_COUNT ] || rm -f go.a
 done
 """
     job = Job(alice, "order", text, "--open-mode=append")
@@ -142,7 +146,6 @@ done
     job.create()
     job.go("a")
     job.has("a.out", 20 + 1)
-    (job.login.place / "go.a").unlink()
     assert job.login.run("mkdir", "elsewhere").returncode == 0
     job.create(job.step(), "--image-dir", "elsewhere")
     job.requeue()
