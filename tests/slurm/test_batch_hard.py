@@ -16,13 +16,14 @@ FAST = f"""
 import os, time
 for number in range({LINES}):
     os.write(1, b"%d\\n" % number)
-time.sleep(3)
+while not os.path.exists("go"):
+    time.sleep(0.05)
 """
 SLOW = f"""
-import sys, time
+import os, sys, time
 seen = 0
 for number, line in enumerate(sys.stdin):
-    if number % 500 == 0:
+    if number % 500 == 0 and not os.path.exists("go"):
         time.sleep(0.05)
     if int(line) != number:
         sys.exit(f"line {{number}} is {{line!r}}")
@@ -34,7 +35,7 @@ print("whole" if seen == {LINES} else f"only {{seen}}", flush=True)
 
 
 def slow_batch(alice: Login) -> Batch:
-    """Return a job whose step writes all at once to a reader that takes some seconds."""
+    """Return a job whose step writes all at once to a reader that takes its time until `go`."""
     (alice.place / "slow.py").write_text(SLOW)
     (alice.place / "fast.py").write_text(FAST)
     return Batch(alice, "srun --cr -n1 python3 fast.py | python3 slow.py")
@@ -57,9 +58,11 @@ def test_slow_reader_and_vacate(alice: Login) -> None:
     batch = slow_batch(alice)
     for text in ("read 4000\n", "read 20000\n"):
         until(text, partial(has_read, alice, text))
+        until("it to run", lambda: batch.field("JobState") == "RUNNING")
         done = batch.pycr("vacate")
         assert done.returncode == 0, done.stderr
         goes_on(batch)
+    (alice.place / "go").touch()
     assert batch.ended() == "COMPLETED 0:0", alice.read("log")
     assert alice.read("log").endswith("whole\n")
 
@@ -76,6 +79,7 @@ def test_slow_reader_and_create(alice: Login) -> None:
     alice.run("scancel", batch.job)
     batch.ended()
     goes_on(batch)
+    (alice.place / "go").touch()
     assert batch.ended() == "COMPLETED 0:0", alice.read("log")
     assert alice.read("log").endswith("whole\n")
 
