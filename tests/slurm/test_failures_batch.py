@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,9 +66,21 @@ class Batch:
         return f"{self.field('JobState', job)} {self.field('ExitCode', job)}"
 
 
-def has_steps(login: Login, count: int) -> bool:
-    """Tell whether the user has so many steps, pycr's own included."""
-    return len(login.steps()) >= count
+def has_steps(login: Login, count: int, process: subprocess.Popen[str]) -> bool:
+    """Tell whether the user has so many steps, pycr's own included, or pycr has ended."""
+    return process.poll() is not None or len(login.steps()) >= count
+
+
+@contextmanager
+def kept_in_queue(login: Login) -> Iterator[None]:
+    """Have Slurm start no job for a while: a requeued one would wait for some seconds only."""
+    root = Login(login.cluster, "root", "n0", login.place)
+    words = ("scontrol", "update", "partitionname=debug")
+    assert root.run(*words, "state=down").returncode == 0
+    try:
+        yield
+    finally:
+        assert root.run(*words, "state=up").returncode == 0
 
 
 def nothing_left(login: Login) -> None:
@@ -135,7 +149,7 @@ def test_step_that_has_half_ended(alice: Login) -> None:
     """It will stay so: no use to try until --max-wait."""
     script = "srun --cr -n2 bash -c 'echo up; sleep $((SLURM_PROCID * 100))'"
     batch = Batch(alice, script, "-n2")
-    batch.runs()
+    until("both tasks", lambda: alice.read("log").count("up") == 2)
     assert_fails(batch.pycr("create"), 5, "step", "task 0 on n", "it has ended")
     assert batch.field("JobState") == "RUNNING"
     until("pycr's steps to end", lambda: alice.steps() == [f"{batch.job}.0"])
@@ -154,8 +168,8 @@ def test_one_step_of_two_cannot_be(alice: Login) -> None:
         assert "task 0 on n" in done.stderr
     (alice.place / "stop").touch()
     until("the other step's end", lambda: "Exited with exit code 7" in alice.read("log"))
-    numbers = [int(word) for word in alice.read("log").split() if word.isdigit()]
-    assert numbers[: numbers[-1]] == list(range(1, numbers[-1] + 1))
+    numbers = [int(line) for line in alice.read("log").splitlines() if line.isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_restart_while_it_runs(alice: Login) -> None:
@@ -176,8 +190,8 @@ def test_interrupted(alice: Login, number: signal.Signals) -> None:
     batch.runs()
     for helpers in (1, 2, 3, 2):
         process = alice.popen("pycr", "vacate", batch.job, "--image-dir", ".")
-        # At another moment each time, from before the helpers' start on.
-        until("the helpers", partial(has_steps, alice, helpers))
+        # At another moment each time, from before the helpers' start on; it may be over by then.
+        until("the helpers", partial(has_steps, alice, helpers, process))
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         if process.returncode in (0, 1):
@@ -251,10 +265,11 @@ def test_requeued_checkpoint_is_kept_until_it_is_used(alice: Login) -> None:
     """While the job is in the queue, pycr rm does not take away what it is started from."""
     batch = Batch(alice, COUNT)
     batch.runs()
-    requeued(batch)
-    for word in (f"{batch.job}.batch", f"./{batch.job}.batch/0001"):
-        words = f"job {batch.job} is in the queue, to be started from it: cancel it first"
-        assert_fails(alice.pycr("rm", word, "--image-dir", "."), 13, words)
+    with kept_in_queue(alice):
+        requeued(batch)
+        for word in (f"{batch.job}.batch", f"./{batch.job}.batch/0001"):
+            words = f"job {batch.job} is in the queue, to be started from it: cancel it first"
+            assert_fails(alice.pycr("rm", word, "--image-dir", "."), 13, words)
     (alice.place / "stop").touch()
     assert batch.ended() == "FAILED 7:0"
     numbers = [int(word) for word in alice.read("log").split()]
@@ -265,8 +280,9 @@ def test_requeued_checkpoint_is_gone(alice: Login) -> None:
     """The job ends; it does not silently begin anew."""
     batch = Batch(alice, COUNT, "--checkpoint-dir=.")
     batch.runs()
-    requeued(batch)
-    alice.run("rm", "-r", f"{batch.job}.batch/0001")
+    with kept_in_queue(alice):
+        requeued(batch)
+        alice.run("rm", "-r", f"{batch.job}.batch/0001")
     assert batch.ended() == "FAILED 125:0"
     said = alice.read("log")
     assert "pycr: couldn't restart: the batch script on n" in said

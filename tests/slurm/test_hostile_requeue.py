@@ -18,7 +18,7 @@ import pytest
 
 from tests.login import Login, until
 from tests.slurm import forge
-from tests.slurm.test_failures_batch import Batch
+from tests.slurm.test_failures_batch import Batch, kept_in_queue
 
 SCRIPT = """#SBATCH --mem=20
 echo begin
@@ -104,13 +104,14 @@ def begun(user: Login, cases: Cases, place: str) -> list[Life]:
     has in the place of a file of that."""
     lives = [Life(user, name) for name in (*cases, "as it is")]
     for life in lives:
-        until("it to run", (life.login.place / "up").exists, 60)
-        done = life.login.pycr("requeue", life.job, "--image-dir", ".")
-        assert done.returncode == 0, (life.name, done.stderr)
-        # Slurm starts it again when its old credential has expired: some seconds.
-        assert life.field("JobState") == "PENDING", life.name
-        if life.name in cases:
-            cases[life.name][0](life.top / place)
+        until("it to run", (life.login.place / "up").exists)
+    with kept_in_queue(user):
+        for life in lives:
+            done = life.login.pycr("requeue", life.job, "--image-dir", ".")
+            assert done.returncode == 0, (life.name, done.stderr)
+            assert life.field("JobState") == "PENDING", life.name
+            if life.name in cases:
+                cases[life.name][0](life.top / place)
     return lives
 
 
