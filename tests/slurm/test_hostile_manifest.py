@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +17,8 @@ from pycr.images.manifest import seal
 from tests.login import Login
 from tests.slurm import forge
 
-MEMORY = 700 << 20  # bytes of address space that a command may take
-SECONDS = 20.0
+# What a command may take: KiB of address space, and seconds of a CPU.
+LIMITS = f"ulimit -v {700 << 10} && ulimit -t 20"
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +106,13 @@ def read_all(user: Login) -> None:
     """Have every verb read it: each says one line, in little time and memory."""
     for verb, status in (("show", {10}), ("restart", {4, 10}), ("ls", {0})):
         place = "9.0" if verb == "ls" else "9.0/0001"
-        began = time.monotonic()
-        line = f"ulimit -v {MEMORY >> 10}; exec pycr {verb} {place}"
-        done = user.sh(line, timeout=SECONDS)
+        done = user.sh(f"{LIMITS}; exec pycr {verb} {place}")
         assert done.returncode in status, (verb, done.stderr)
-        assert time.monotonic() - began < SECONDS
         told = done.stderr if verb != "ls" else done.stdout.split("\n", 1)[1]
         assert len(told.splitlines()) == 1, told
         assert "fault of pycr's own" not in told
         assert len(told) < 500
-    done = user.sh(f"ulimit -v {MEMORY >> 10}; exec pycr rm 9.0/0001", timeout=SECONDS)
+    done = user.sh(f"{LIMITS}; exec pycr rm 9.0/0001")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -139,10 +135,10 @@ def test_a_fifo_for_a_manifest(alice: Login, generation: Path) -> None:
     (generation / "manifest.json").unlink()
     os.mkfifo(generation / "manifest.json", 0o666)
     for verb, status in (("show", 10), ("restart", 10)):
-        done = alice.pycr(verb, "9.0/0001", timeout=SECONDS)
+        done = alice.pycr(verb, "9.0/0001")
         assert done.returncode == status, done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert alice.pycr("rm", "9.0/0001", timeout=SECONDS).returncode == 0
+    assert alice.pycr("rm", "9.0/0001").returncode == 0
 
 
 def test_links_swapped_in_while_it_is_read_and_removed(alice: Login, generation: Path) -> None:
@@ -179,7 +175,7 @@ def test_links_swapped_in_while_it_is_read_and_removed(alice: Login, generation:
     try:
         for verb in ("show", "restart", "ls", "show", "restart", "rm", "rm"):
             place = "." if verb == "ls" else "9.0" if verb == "rm" else "9.0/0001"
-            told = alice.pycr(verb, place, timeout=SECONDS)
+            told = alice.pycr(verb, place)
             assert "fault of pycr's own" not in told.stderr, told.stderr
             assert len(told.stderr.splitlines()) <= 2
     finally:
