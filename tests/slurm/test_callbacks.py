@@ -63,7 +63,7 @@ def test_a_connection_is_refused_without(alice: Login) -> None:
     assert done.returncode == REFUSED, done
     job.goes_on()
     job.stop()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_connection_is_closed_and_opened(alice: Login) -> None:
@@ -76,14 +76,14 @@ def test_a_connection_is_closed_and_opened(alice: Login) -> None:
         assert made.returncode == 0, made
         job.goes_on()
     assert alice.pycr("vacate", step, "--image-dir", ".").returncode == 0
-    first = process.communicate(timeout=20)[0]
+    first = process.communicate(timeout=60)[0]
     for who in ("0", "1"):
         words = [line[2:] for line in first.splitlines() if line[0] == who]
         assert words == ["before", "after", "before", "after", "before"], first
     process = job.start("pycr", "restart", "--image-dir", ".", step, "-wn2,n3")
     new = alice.step().partition(".")[0]
     job.stop()
-    second, complaints = process.communicate(timeout=20)
+    second, complaints = process.communicate(timeout=60)
     assert process.returncode == 0, complaints
     lines = sorted(second.splitlines())
     assert lines == sorted(f"{r} {w}" for r in (0, 1) for w in (f"restarted {new} True", "end"))
@@ -104,7 +104,7 @@ def test_a_critical_section_holds_a_checkpoint_off(alice: Login) -> None:
         assert made.returncode == 0, made
     job.goes_on()
     job.stop()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,10 @@ def test_a_program_may_refuse(alice: Login, file: str, status: int, words: str) 
     job = Connected(alice, "callbacks")
     process = job.first()
     (alice.place / file).touch()
-    done = alice.pycr("create", alice.step(), "--image-dir", ".", "--max-wait", "4")
+    for wait in ("4", "16", "60"):  # a slow machine takes longer until it is asked
+        done = alice.pycr("create", alice.step(), "--image-dir", ".", "--max-wait", wait)
+        if words in done.stderr:
+            break
     assert done.returncode == status, done
     assert words in done.stderr, done
     assert not list(Path(alice.place).glob("*.*/0*")), "a checkpoint was made"
@@ -128,7 +131,7 @@ def test_a_program_may_refuse(alice: Login, file: str, status: int, words: str) 
     assert alice.pycr("create", alice.step(), "--image-dir", ".").returncode == 0
     job.goes_on()
     job.stop()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 ENDS = """import subprocess, sys, time

@@ -72,7 +72,7 @@ class Running:
         ends = [max(int(line.split()[1]) for line in self.lines() if line[0] == t) for t in "01"]
         wanted = {f"{task} {end + 3}" for task, end in enumerate(ends)}
         until("both tasks to go on", lambda: wanted <= self.lines())
-        assert self.alice.steps() == [self.step]
+        until("pycr's steps to end", lambda: self.alice.steps() == [self.step])
         assert self.process.poll() is None
         left = {path.name for path in self.images.rglob("*")}
         # Where CRIU refused, its log stays, in the step's directory.
@@ -91,7 +91,7 @@ def running(alice: Login) -> Iterator[Callable[..., Running]]:
     yield make
     alice.cancel_all()
     for each in made:
-        each.process.communicate(timeout=20)
+        each.process.communicate(timeout=60)
 
 
 @contextlib.contextmanager
@@ -131,8 +131,9 @@ def test_job_without_a_step(alice: Login) -> None:
 
 
 def test_shell_of_salloc(alice: Login) -> None:
-    alice.popen("salloc", "-K", "-n1", "sleep", "60")
-    job = until("the allocation", alice.jobs)[0]
+    alice.popen("salloc", "-K", "-n1", "sleep", "600")
+    running = ["squeue", "-h", "-u", "alice", "-t", "R", "-o", "%A"]
+    job = int(until("the allocation", lambda: alice.run(*running).stdout))
     words = "it is salloc's, whose shell at a terminal cannot be checkpointed: name a step"
     assert_fails(alice.pycr("create", str(job)), 7, words)
     words = f"job {job}: it runs no batch script: only such a job is requeued"
@@ -208,7 +209,7 @@ def test_unknown_key_in_plugstack_conf(cluster: Any, login: MakeLogin) -> None:
         job = alice.popen("srun", "-n1", "-wn0", alice.victim("count.py"), "100000", "-oout")
         made = alice.pycr("create", alice.step(), "--image-dir", ".")
         alice.cancel_all()
-        job.communicate(timeout=20)
+        job.communicate(timeout=60)
     assert (plain.returncode, plain.stdout, plain.stderr) == (0, "fine\n", "")
     assert wrapped.returncode == 1
     assert len(wrapped.stderr.splitlines()) == 1
@@ -295,7 +296,7 @@ def test_task_that_cannot_be_dumped(
         step.assert_untouched()
     finally:
         if listener is not None:
-            listener.communicate(timeout=10)
+            listener.communicate(timeout=60)
 
 
 def test_pty_step_is_refused_by_name(alice: Login, cluster: Any) -> None:
@@ -305,10 +306,10 @@ def test_pty_step_is_refused_by_name(alice: Login, cluster: Any) -> None:
     step = alice.step()
     done = alice.pycr("create", step, "--image-dir", ".")
     assert_fails(done, 9, f"step {step}: task 0 on n0", "standard input is a terminal", "--pty")
-    assert alice.steps() == [step]
+    until("pycr's step to end", lambda: alice.steps() == [step])
     assert list(alice.place.iterdir()) == []
     alice.cancel_all()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(

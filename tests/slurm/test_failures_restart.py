@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def whole(cluster: Any) -> Callable[[Login], Path]:
             step = alice.step()
             done = alice.pycr("vacate", step, "--image-dir", ".")
             assert done.returncode == 0, done.stderr
-            job.communicate(timeout=20)
+            job.communicate(timeout=60)
+            until("the job to end", lambda: not alice.jobs())
             keep = cluster.shared / "tests" / "whole"
             shutil.rmtree(keep, ignore_errors=True)
             shutil.copytree(alice.place / step, keep / step)
@@ -74,8 +76,12 @@ def assert_refused(done: subprocess.CompletedProcess[str], status: int, *words: 
 def nothing_left(alice: Login) -> None:
     until("the step to be gone", lambda: not alice.steps())
     for node in ("n0", "n1"):
-        found = alice.cluster.node(node).run(["pgrep", "-u", alice.user, "-af", "pycr|count.py"])
-        assert found.stdout == ""
+        until("its processes to be gone", partial(nothing_runs, alice, node))
+
+
+def nothing_runs(alice: Login, node: str) -> bool:
+    words = ["pgrep", "-u", alice.user, "-af", "pycr|count.py"]
+    return str(alice.cluster.node(node).run(words).stdout) == ""
 
 
 def largest(generation: Path) -> Path:
@@ -265,7 +271,7 @@ def test_node_that_cannot_restore(
     run(["chown", "bob", "/usr/local/bin/theirs"], check=True)
     run(["tee", CONF], input=f"{PLUGIN} {settings}\n", check=True)
     try:
-        done = alice.pycr("restart", inside(alice, generation), "-w", "n0,n1", timeout=30)
+        done = alice.pycr("restart", inside(alice, generation), "-w", "n0,n1")
     finally:
         run(["tee", CONF], input=f"{PLUGIN}\n", check=True)
         alice.cancel_all()
@@ -281,7 +287,7 @@ def test_node_without_the_plugin_runs_nothing_in_the_tasks_place(
     generation, run = whole(alice), cluster.node("n1").run
     run(["tee", CONF], input=f"# {PLUGIN}\n", check=True)
     try:
-        done = alice.pycr("restart", inside(alice, generation), "-w", "n0,n1", timeout=30)
+        done = alice.pycr("restart", inside(alice, generation), "-w", "n0,n1")
     finally:
         run(["tee", CONF], input=f"{PLUGIN}\n", check=True)
         alice.cancel_all()
@@ -295,7 +301,7 @@ def test_image_not_visible_on_a_node(alice: Login, whole: Callable[[Login], Path
     local = f"/tmp/{alice.place.name}"
     alice.run("cp", "-a", inside(alice, generation.parent.parent), local)
     name = f"{local}/{generation.parent.name}"
-    done = alice.pycr("restart", name, "-w", "n0,n1", timeout=30)
+    done = alice.pycr("restart", name, "-w", "n0,n1")
     alice.run("rm", "-r", local)
     assert done.returncode != 0
     assert f"task 1 on n1: {name}/0001: No such file or directory" in done.stderr

@@ -278,6 +278,6 @@ def test_directory_that_is_gone(alice: Login) -> None:
     assert alice.pycr("vacate", step, "--image-dir", ".").returncode == 0
     job.communicate(timeout=30)
     alice.sh("rmdir work")
-    done = alice.pycr("restart", "--image-dir", ".", step)
+    done = alice.pycr("restart", "--image-dir", ".", step, "-wn0")
     assert done.returncode == 125
     assert f"task 0 on n0: {alice.dir}/work: No such file or directory: put it back" in done.stderr

@@ -140,7 +140,7 @@ def test_what_it_is_told(alice: Login, waiting: str, lines: list[object], why: s
     assert why in out, (out, err)
     assert "Traceback" not in err
     assert status_ == (0 if why == NO_TASK_DIRECTORY else 1)
-    assert alice.steps() == [waiting]
+    until("the helper's step to end", lambda: alice.steps() == [waiting])
     assert alice.pycr("create", waiting, "--image-dir", ".").returncode == 0
 
 

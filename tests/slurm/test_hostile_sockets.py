@@ -49,7 +49,7 @@ def test_another_user_takes_the_claims_name(alice: Login, bob: Login, how: str) 
 def test_another_user_knocks_at_a_pod(alice: Login, bob: Login) -> None:
     """Its name is on its command line, and taken before it is there; who knocks is not heard."""
     step, _ = forge.vacated(alice, "sleep", "100")
-    alice.popen("pycr", "restart", "--image-dir", ".", step)
+    alice.popen("pycr", "restart", "--image-dir", ".", step, "--nodelist=n0")
     again = alice.step()
     pattern = "pycr-[0-9a-f]{16}"
     name = until("its name", lambda: [x for x in words(pod(alice)) if re.fullmatch(pattern, x)])[0]
@@ -67,7 +67,7 @@ for _ in range(200):
 """
     done = bob.run("python3", "-c", knock)
     assert done.returncode == 0, done.stderr
-    assert alice.pycr("create", again, "--image-dir", ".").returncode == 0
+    until("it to run", lambda: alice.pycr("create", again, "--image-dir", ".").returncode == 0)
 
 
 RACE = """
@@ -141,7 +141,7 @@ def test_anothers_socket_in_the_variable(alice: Login, bob: Login) -> None:
     assert done.returncode == 3, done.stderr
     assert done.stdout.splitlines()[-1] == "1001"
     assert "SLURM_SRUN_CR_SOCKET" not in done.stdout
-    out, _ = listener.communicate(timeout=30)
+    out, _ = listener.communicate(timeout=60)
     assert re.fullmatch(r"\(\d+, 0, 2\) b'n0\\x00'\n", out), out
 
 
