@@ -305,7 +305,7 @@ class Round:
             return not found
 
         with suppress(AssertionError):
-            until("nothing to be left", clean, 12)
+            until("nothing to be left", clean, 30)
         return found
 
 

@@ -284,7 +284,7 @@ class Batch(Victim):
         match = re.search(r"Submitted batch job (\d+)", done.stdout)
         if match is None:
             return done.returncode, done.stdout + done.stderr
-        status = self._status(match.group(1), 40)
+        status = self._status(match.group(1), 100)
         # What it had written since the checkpoint was cut off, and kept.
         kept = list(self.login.place.glob(f"images/*/cut-{match.group(1)}.batch/*.out.1@*"))
         if not kept:

@@ -143,7 +143,7 @@ class Scripted:
             asked = time.monotonic() + ASK
             return self.state().get("JobState") in ENDED
 
-        until(f"the end of job {self.job_id}", ended, 60)
+        until(f"the end of job {self.job_id}", ended, 180)
         return self.left()
 
     def live(self, moments: list[str]) -> Left:
