@@ -41,6 +41,20 @@ def too_late() -> None:
     _late = True
 
 
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Have one come when this is done: what it has made is known then, and can be undone."""
+    global _late
+    before, _late = _late, True
+    try:
+        yield
+    finally:
+        _late = before
+        if _noted and not before:
+            _late = True
+            raise KeyboardInterrupt
+
+
 def over() -> None:
     """Ignore them: the command's status stands, and Python would end by them on its last way."""
     for signo in SIGNALS:

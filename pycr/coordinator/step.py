@@ -130,7 +130,8 @@ class Checkpoint:
         if self.inside is not None and self.inside.writer is not None:
             self.writer = self.inside.writer.part(self.step.name)
         else:
-            self.writer = Writer(directory, self.step.job_id, self.step.step_id)
+            with interrupt.put_off():
+                self.writer = Writer(directory, self.step.job_id, self.step.step_id)
         self.writer.add_tasks(self.step.tasks)
 
     def _facts(self) -> list[protocol.Object]:
