@@ -194,13 +194,13 @@ def test_interrupted(alice: Login, number: signal.Signals) -> None:
         until("the helpers", partial(has_steps, alice, helpers, process))
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        if process.returncode in (0, 1):
+        if process.returncode in (0, 1) and "init_import_site" not in said:
             # It was quicker, or had committed: then the job has ended, and there is all of it.
             assert process.returncode == 0 or "interrupted after the commit: checkpointed" in said
             batch.ended()
             assert alice.pycr_json("ls", ".")[0]["whole"]
             break
-        assert process.returncode in (130, -number)  # the signal itself: before Python was up
+        assert process.returncode in (130, -number, 1)  # these two: before Python was up
         batch.runs()
         assert not list(alice.place.glob("*.batch/*")), "something of a checkpoint is left"
 
