@@ -181,7 +181,7 @@ class Script(Checkpoint):
             self.warnings.append(f"job {self.job.job_id}: output may be missing: {error}")
         try:
             if self.requeue:
-                preemption.requeue(self.job.job_id, slurm())
+                preemption.requeue(self.job.job_id, slurm().requeue)
             else:
                 slurm().cancel(self.job.job_id)
         finally:

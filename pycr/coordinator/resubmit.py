@@ -102,7 +102,7 @@ def requeue(generation: Path, manifest: Manifest, regain: Callable[[], None]) ->
         raise ImageError(f"job {manifest.job_id} is another job than the checkpoint's by now")
     write_requeue(Path(manifest.batch["home"]), manifest.job_id, generation)
     regain()
-    preemption.requeue(manifest.job_id, slurm())
+    preemption.requeue(manifest.job_id, slurm().requeue)
 
 
 def refuse_running(manifest: Manifest) -> None:

@@ -7,12 +7,12 @@ Asked by Slurm's commands alone: it is asked while a job's time runs out (see ap
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from pycr.errors import SlurmError
-from pycr.slurm import Job, api, commands
+from pycr.slurm import Job, commands
 
 TIMEOUT = 20.0  # seconds: a compute node may not reach slurmdbd at all
 
@@ -63,13 +63,16 @@ def _partition(name: str) -> dict[str, str]:
     return commands.fields(commands.run("scontrol", "-o", "show", "partition", name))
 
 
-def requeue(job_id: int, slurm: api.Slurm = commands) -> None:
-    """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
+def requeue(job_id: int, how: Callable[[int], None] = commands.requeue) -> None:
+    """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob.
+
+    how: api.py's requeue(), where PySlurm may do it.
+    """
     job = commands.job(job_id)
     if put_back_by_slurm(job):
         commands.end_script(job)
     else:
-        slurm.requeue(job_id)
+        how(job_id)
 
 
 def put_back_by_slurm(job: Job) -> bool:
