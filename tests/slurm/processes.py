@@ -24,7 +24,8 @@ def status(pid: int, name: str) -> str:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return ""
-    return next(line.split(":\t")[1] for line in text.splitlines() if line.startswith(f"{name}:"))
+    lines = (line for line in text.splitlines() if line.startswith(f"{name}:"))
+    return next(lines, ":\t").split(":\t")[1]
 
 
 def wrapper(process: subprocess.Popen[str]) -> tuple[int, int]:
