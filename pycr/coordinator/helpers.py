@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import selectors
 import subprocess
 import threading
@@ -29,7 +28,9 @@ LET_GO = 120
 LAST_WORD = 10  # seconds in which a helper that still is says that it ends
 NOTHING_HELD = 2  # the same, where none was told to freeze anything
 SLURM_ANSWERS = 3.0  # seconds to wait for Slurm to end helpers
-HEAR_OUT = 3.0  # seconds for slurmstepd's last words, which srun brings by another way
+# Seconds for last words, which srun brings by another way than the end itself: before the others
+# are let go, and after.
+LATE, HEAR_OUT = 1.0, 3.0
 # What srun says when a helper has ended, or could not begin.
 END = re.compile(r"tasks? [\d,\-]+: |[Nn]ode failure|unrecognized option|aborting")
 # What slurmctld says of a step that wants no memory where one of its nodes has not yet answered it
@@ -49,6 +50,7 @@ class Helpers:
         self.ready: dict[str, protocol.Object] = {}
         self.seen: dict[str, dict[int, protocol.Object]] = {}
         self.complaints: list[str] = []
+        self.failures: dict[str, PycrError] = {}  # of each node's helper, the first
         self.ending: set[str] = set()  # nodes whose helper has begun to let go
         self.ended: set[str] = set()  # and those where it has
         self._over = False
@@ -182,6 +184,8 @@ class Helpers:
 
     def take(self, timeout: float) -> bool:
         """Read what is there, for timeout seconds at most; tell whether the helpers still are."""
+        if not (self._selector.get_map() or self._over):
+            raise self.lost()
         for key, _ in self._selector.select(timeout):
             data = os.read(key.fd, 65536)
             if not data:
@@ -223,15 +227,16 @@ class Helpers:
         elif event in ("ending", "ended"):
             (self.ending if event == "ending" else self.ended).add(node)
         elif event == "error":
-            raise self._raised(f"{self.step.title}: node {node}", value)
+            raise self._raised(node, f"{self.step.title}: node {node}", value)
         elif event == "failed":
-            raise self._raised(self.step.where(value.get("task"), node), value)
+            raise self._raised(node, self.step.where(value.get("task"), node), value)
         else:
             self.events(str(event))[int(value["task"])] = value
 
-    @staticmethod
-    def _raised(where: str, value: protocol.Object) -> PycrError:
-        return protocol.error_class(value)(f"{where}: {value.get('reason')}")
+    def _raised(self, node: str, where: str, value: protocol.Object) -> PycrError:
+        error = protocol.error_class(value)(f"{where}: {value.get('reason')}")
+        self.failures.setdefault(node, error)
+        return error
 
     def _complain(self, lines: list[str]) -> None:
         lines = [line for line in lines if line.strip()]
@@ -239,22 +244,36 @@ class Helpers:
         if self._over:
             return
         # One helper's end does not end srun: the others wait for commands.
-        if any(END.search(line) for line in lines):
-            self.let_all_go()
-            self._hear_out()
-            raise self.lost()
-
-    def _hear_out(self) -> None:
-        """Take in what slurmstepd may still say of a helper's end: it comes behind srun's line."""
-        assert self.process.stderr is not None
-        give_up = time.monotonic() + HEAR_OUT
+        ends = [line for line in lines if END.search(line)]
+        if not ends:
+            return
+        self.failures.clear()
+        if all("exit code" in line for line in ends):  # it has mostly said why, or slurmstepd does
+            self._hear_out(LATE, lambda: self.failures or self._own_words())
+            for failure in self.failures.values():
+                raise failure
+        self.let_all_go()
+        self._hear_out(HEAR_OUT, lambda: False)
         rest, self._buffers["err"] = self._buffers["err"], b""
-        while select.select([self.process.stderr], [], [], max(0, give_up - time.monotonic()))[0]:
-            data = os.read(self.process.stderr.fileno(), 65536)
-            if not data:
+        self.complaints += [rest.decode("utf-8", "replace")] if rest else []
+        raise self.lost()
+
+    def _own_words(self) -> list[str]:
+        """Return what the plugin has said."""
+        return [line for line in self.complaints if " cr: " in line]
+
+    def _hear_out(self, seconds: float, enough: Callable[[], object]) -> None:
+        """Take in what comes behind srun's line, by other ways: what a helper has said of its end,
+        and slurmstepd."""
+        give_up = time.monotonic() + seconds
+        self._over = True
+        while not enough() and self._selector.get_map():
+            left = give_up - time.monotonic()
+            if left <= 0:
                 break
-            rest += data
-        self.complaints += [line for line in rest.decode("utf-8", "replace").splitlines() if line]
+            with suppress(PycrError):
+                self.take(left)
+        self._over = False
 
     def lost(self) -> PycrError:
         """Say why the helpers, or one of them, are no more; the others let go."""
@@ -272,13 +291,15 @@ class Helpers:
             )
         ends = (re.search(r"error: (\S+): tasks? [\d,\-]+: (.*)", line) for line in self.complaints)
         match = next((end for end in ends if end), None)
+        if match and match.group(1) in self.failures:
+            return self.failures[match.group(1)]
         node = f"node {match.group(1)}: " if match else ""
         if "Out Of Memory" in words:
             return SlurmError(
                 f"{self.step.title}: {node}the helper did not get the memory that it needs; the"
                 " tasks run on: the job's limit must leave 64 MiB a node for a checkpoint"
             )
-        own = [line for line in self.complaints if " cr: " in line]
+        own = self._own_words()
         if own:
             return NotSupported(f"{self.step.title}: {node}{own[0].split(' cr: ', 1)[1]}")
         failed = re.search(r"[Nn]ode failure on (\S+)", words)

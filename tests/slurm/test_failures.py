@@ -170,11 +170,24 @@ def test_no_criu_where_it_is_said_to_be(cluster: Any, running: Callable[..., Run
     step.assert_untouched()
 
 
-def test_no_criu_on_a_node(cluster: Any, running: Callable[..., Running]) -> None:
+# What a helper has said reaches srun by another way than its end does, and may be the later.
+LATE = """#!/bin/bash
+exec /usr/bin/srun "$@" > >(sleep .5; exec cat)
+"""
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_no_criu_on_a_node(cluster: Any, running: Callable[..., Running], late: bool) -> None:
     step, node = running(), cluster.node("n1")
+    if late:
+        place = step.alice.place / "late"
+        place.mkdir()
+        (place / "srun").write_text(LATE)
+        (place / "srun").chmod(0o755)
+    path = f"PATH={step.alice.dir}/late:/opt/pycr/bin:/usr/bin:/bin"
     node.run(["mv", "/usr/sbin/criu", "/usr/sbin/criu.away"], check=True)
     try:
-        done = step.create()
+        done = step.alice.run("env", path, "pycr", "create", step.step, "--image-dir", "images")
     finally:
         node.run(["mv", "/usr/sbin/criu.away", "/usr/sbin/criu"], check=True)
     assert_fails(done, 7, f"step {step.step}: node n1: no CRIU: /usr/sbin/criu", "install criu")
