@@ -139,7 +139,7 @@ def job(job_id: int) -> Job:
         found = _pyslurm.Job.load(job_id)
     except _pyslurm.RPCError as error:
         if error.errno == INVALID_JOB:
-            raise NoSuchJob(f"job {job_id}: Slurm knows no such job, or no longer") from error
+            raise _no_such(job_id) from error
         raise
     if found.id != job_id:
         # An array's first id shows all its tasks, and load() takes whichever comes first.
@@ -150,6 +150,10 @@ def job(job_id: int) -> Job:
         raise Unanswered("a job with generic resources, whose spelling is scontrol's")
     user = found.user_name
     return Job(job_id, user, found.user_id, job_state(found.state), dict(_job_fields(found, user)))
+
+
+def _no_such(job_id: int) -> NoSuchJob:
+    return NoSuchJob(f"job {job_id}: Slurm knows no such job, or no longer")
 
 
 def _job_fields(found: Any, user: str) -> Iterator[tuple[str, str]]:
@@ -346,10 +350,12 @@ def _without_slurm_variables() -> Iterator[None]:
 
 
 def requeue(job_id: int) -> None:
-    """Put a running job back into the queue, under the same id. Raises SlurmError."""
+    """Put a running job back into the queue, under the same id. Raises SlurmError, NoSuchJob."""
     try:
         _pyslurm.Job(job_id).requeue()
     except _pyslurm.RPCError as error:
+        if error.errno == INVALID_JOB:
+            raise _no_such(job_id) from error
         raise SlurmError(f"requeue of job {job_id}: {error}") from error
 
 
