@@ -240,8 +240,11 @@ class Helper:
             return found
         connection = self.connect(leader)
         connection.settimeout(POD_STARTING)
+        # A script is looked at when it stands still: an srun that starts now holds what does not
+        # stay (spank_cr/inside.pxi).
+        ready = task_id not in self.asking and self.target_step != BATCH
         try:
-            answer = self.tell(connection, {"do": "describe", "ready": task_id not in self.asking})
+            answer = self.tell(connection, {"do": "describe", "ready": ready})
         except OSError as error:
             connection.close()
             raise TaskError(f"its pod is not ready: {error}") from error

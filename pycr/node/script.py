@@ -92,6 +92,10 @@ class ScriptHelper(Helper):
         spool = spool.replace("%n", self.node).replace("%h", os.uname().nodename)
         return f"{spool}/job{self.target_job:05}/slurm_script"
 
+    def addresses(self) -> list[str]:
+        """Return the restored script's pod's, whom an srun asks for its variables (inside.pxi)."""
+        return [protocol.pod_address(self.pod(self.leaders[each])[1]) for each in self.pods]
+
     def refuse_whole(self, found: Object, inside: set[int]) -> None:
         """Refuse processes that are neither the script's nor a monitor's or the keeper's."""
         if "reason" in found["0"] or self.pods:
@@ -223,7 +227,12 @@ class ScriptHelper(Helper):
         self.asked.refuse_others(found)
         self.streams = [stream.json() for stream in proc.streams(self.root)]
         self.refuse_srun()
-        task.refuse_holding(self.root, lambda: self.version, self.ghost_limit)
+        try:
+            task.refuse_holding(self.root, lambda: self.version, self.ghost_limit)
+        except TaskError as error:
+            if any(address in str(error) for address in self.addresses()):
+                raise Later("an srun of its has just started, and asks its pod") from error
+            raise
         for stream in self.streams:
             if stream["kind"] == "file":
                 fd = stream["fd"]
