@@ -91,6 +91,11 @@ class Login:
         out = self.run("squeue", "-h", "-u", self.user, "-o", "%A").stdout
         return sorted((int(word) for word in out.split()), reverse=True)
 
+    def state(self, job: int | str) -> str:
+        """Return a job's state, "" where Slurm knows no such job."""
+        words = ("squeue", "-h", "--states=all", "-j", str(job), "-o", "%T")
+        return self.run(*words).stdout.strip()
+
     def steps(self) -> list[str]:
         """Return the user's running steps as JOB.STEP, the newest last, pycr's own included."""
         return [name for name, _ in self._steps()]

@@ -150,13 +150,9 @@ def test_batch_job(alice: Login) -> None:
     ours = [line for line in alice.read("err").splitlines() if line[:2] == "0 "]
     gapless("\n".join(ours), 1)
     assert len(kept.events("life")) == 3
-    over = until("Slurm to see its end", lambda: state(alice, job) - {"RUNNING", "COMPLETING"})
-    assert over == {"COMPLETED"}, "it is not put back once more for its preemption"
-
-
-def state(login: Login, job: str) -> set[str]:
-    words = ("--noheader", "--states=all", f"--jobs={job}", "--Format=State")
-    return set(login.run("squeue", *words).stdout.split())
+    going = ("RUNNING", "COMPLETING")
+    until("Slurm to see its end", lambda: alice.state(job) not in going)
+    assert alice.state(job) == "COMPLETED", "it is not put back once more for its preemption"
 
 
 def test_step_of_a_plain_script(alice: Login) -> None:

@@ -199,13 +199,9 @@ ask.kill_step({job}, steps[1])
     )
     until("both steps to end", lambda: not [s for s in alice.steps() if s.startswith(f"{job}.")])
     asked(alice, way, f"ask.requeue({job})")
-    until("the job to wait again", lambda: state(alice, job) in ("PENDING", "CONFIGURING"))
+    until("the job to wait again", lambda: alice.state(job) in ("PENDING", "CONFIGURING"))
     asked(alice, way, f"ask.cancel({job})")
     until("the job to be gone", lambda: job not in alice.jobs())
-
-
-def state(login: Login, job: int) -> str:
-    return login.run("squeue", "-h", "-j", str(job), "-o", "%T").stdout.strip()
 
 
 def test_array_tasks_and_heterogeneous_steps_are_told_apart(alice: Login) -> None:
